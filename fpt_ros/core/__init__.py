@@ -1,0 +1,1 @@
+"""The network and its mathematics. No ROS imports: everything here works in a notebook."""
