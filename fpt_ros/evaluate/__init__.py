@@ -1,0 +1,1 @@
+"""How good is a model? The paper's measures, beside baselines that need no learning."""

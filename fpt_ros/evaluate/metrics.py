@@ -1,0 +1,91 @@
+"""The measures, each a small function of predictions and truth.
+
+Positions and flows are in unit-square coordinates; errors are reported in pixels of a picture
+REPORT_SIDE_PX wide, the size the paper works at.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from fpt_ros.core.mixture import GaussianMixture
+
+REPORT_SIDE_PX = 448
+# A point moves when it travels further than this share of the image side (spec: the rule by which
+# a camera is called static).
+MOVING_THRESHOLD = 0.01
+PCK_THRESHOLDS_PX = (2.0, 4.0, 8.0, 16.0, 32.0)
+
+
+def endpoint_error_px(flow: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Length of the difference of flows [..., 2] -> [...], in px."""
+    return REPORT_SIDE_PX * np.linalg.norm(flow - truth, axis=-1)
+
+
+def intersection_over_union(predicted: np.ndarray, truth: np.ndarray) -> float:
+    """IoU of two boolean masks; two empty masks agree perfectly."""
+    union = np.count_nonzero(predicted | truth)
+    return np.count_nonzero(predicted & truth) / union if union else 1.0
+
+
+def pearson(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson correlation of two vectors; NaN where one of them is constant."""
+    if a.std() < 1e-12 or b.std() < 1e-12:
+        return float("nan")
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def mode_measures(mixture: GaussianMixture, truth: torch.Tensor) -> dict[str, np.ndarray]:
+    """Diversity, confidence and errors of the mixture's components, each [N].
+
+    mode_diversity_px: weighted mean distance of the components from their common mean.
+    mode_confidence: weight of the most confident component.
+    top_mode_error_px, best_mode_error_px: error of the most confident and of the closest one.
+    """
+    spread = (mixture.means - mixture.mean().unsqueeze(-2)).norm(dim=-1)
+    error = (mixture.means - truth.unsqueeze(-2)).norm(dim=-1)
+    confidence, top = mixture.weights.max(dim=-1)
+    return {
+        "mode_diversity_px": REPORT_SIDE_PX * (mixture.weights * spread).sum(-1).numpy(),
+        "mode_confidence": confidence.numpy(),
+        "top_mode_error_px": REPORT_SIDE_PX * error.gather(-1, top[..., None])[..., 0].numpy(),
+        "best_mode_error_px": REPORT_SIDE_PX * error.min(dim=-1).values.numpy(),
+    }
+
+
+def rank5_residual(flows: np.ndarray) -> float:
+    """How far joint samples are from the motion of one rigid body; 0 is rigid.
+
+    Args:
+        flows: [n_samples, N, 2], jointly sampled displacements of N points of one part.
+
+    Under an affine camera the stacked displacements [2 n_samples, N] of a rigid body are linear in
+    (1, X, Y, Z) of each point, so they have rank 4; a fifth dimension absorbs the first-order
+    perspective effect. The score is the share of the motion's energy outside the best rank-5
+    approximation (Eckart-Young), as a square root so that it scales like a length.
+    """
+    stacked = np.moveaxis(flows, -1, 1).reshape(-1, flows.shape[1])
+    energy = np.linalg.svd(stacked, compute_uv=False) ** 2
+    return float(np.sqrt(energy[5:].sum() / max(energy.sum(), 1e-20)))
+
+
+def bootstrap_interval(
+    values: np.ndarray, groups: np.ndarray, level: float = 0.95, n_resamples: int = 1000
+) -> tuple[float, float, float]:
+    """Mean of `values` with a percentile interval that resamples whole groups (scenes).
+
+    Samples of one scene share its geometry, so resampling them alone would overstate certainty.
+    NaN values are left out. Returns (mean, lower, upper); NaN when nothing is left.
+    """
+    keep = np.isfinite(values)
+    if not keep.any():
+        return float("nan"), float("nan"), float("nan")
+    _, index = np.unique(groups[keep], return_inverse=True)
+    total = np.bincount(index, weights=values[keep])
+    count = np.bincount(index)
+    draw = np.random.default_rng(0).integers(len(count), size=(n_resamples, len(count)))
+    means = total[draw].sum(axis=1) / count[draw].sum(axis=1)
+    tail = 50 * (1 - level)
+    lower, upper = np.percentile(means, [tail, 100 - tail])
+    return float(total.sum() / count.sum()), float(lower), float(upper)

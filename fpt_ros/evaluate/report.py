@@ -1,0 +1,176 @@
+"""From records to a report: JSON with everything, Markdown tables, plots."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from fpt_ros.evaluate.metrics import bootstrap_interval
+from fpt_ros.evaluate.runner import MODEL
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+Record = dict[str, Any]
+# (mean, lower, upper) by (pokes, method, measure)
+Summary = dict[tuple[int, str, str], tuple[float, float, float]]
+
+COMPARED = {  # measures every method has
+    "epe_moving_px": "EPE moving, px",
+    "epe_all_px": "EPE all, px",
+    "iou_flow": "IoU by flow",
+    "pck_4px": "PCK 4 px",
+    "pck_16px": "PCK 16 px",
+}
+MODEL_ONLY = {
+    "iou_kl": "IoU by KL",
+    "iou_kl_half": "IoU, threshold halved",
+    "iou_kl_double": "IoU, threshold doubled",
+    "nll": "NLL, nats",
+    "nll_moving": "NLL moving, nats",
+    "std_error_correlation": "corr. deviation and error (mean)",
+    "std_error_correlation_sample": "corr. (sample)",
+    "std_error_correlation_top_mode": "corr. (most confident mode)",
+    "coverage_50": "coverage of 50 % region",
+    "coverage_90": "coverage of 90 % region",
+    "coverage_50_moving": "coverage of 50 %, moving",
+    "coverage_90_moving": "coverage of 90 %, moving",
+    "mode_diversity_px": "mode diversity, px",
+    "mode_confidence": "mode confidence",
+    "top_mode_error_px": "error of most confident mode, px",
+    "best_mode_error_px": "error of best mode, px",
+    "joint_mean_epe_px": "joint samples: mean EPE, px",
+    "joint_best_epe_px": "joint samples: best-of-K EPE, px",
+    "joint_rank5_residual": "joint samples: rank-5 residual",
+}
+
+
+def summarise(records: list[Record]) -> Summary:
+    """Mean and 95 % interval over scenes of every measure, per poke count and method."""
+    grouped: dict[tuple[int, str], list[Record]] = {}
+    for record in records:
+        grouped.setdefault((record["pokes"], record["method"]), []).append(record)
+    summary: Summary = {}
+    for (pokes, method), rows in grouped.items():
+        scenes = np.array([row["scene"] for row in rows])
+        for measure in (*COMPARED, *MODEL_ONLY):
+            values = np.array([row.get(measure, np.nan) for row in rows], dtype=float)
+            if np.isfinite(values).any():
+                summary[pokes, method, measure] = bootstrap_interval(values, scenes)
+    return summary
+
+
+def _cell(value: tuple[float, float, float] | None) -> str:
+    if value is None:
+        return "-"
+    mean, lower, upper = value
+    digits = 1 if abs(mean) >= 10 else 3 if abs(mean) < 1 else 2
+    return f"{mean:.{digits}f} [{lower:.{digits}f}, {upper:.{digits}f}]"
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def markdown(title: str, records: list[Record], facts: dict[str, Any]) -> str:
+    """The report as Markdown; `facts` (checkpoint, data, settings, command) are listed on top."""
+    summary = summarise(records)
+    counts = sorted({record["pokes"] for record in records})
+    methods = list(dict.fromkeys(record["method"] for record in records))
+    n_scenes = len({record["scene"] for record in records})
+    n_samples = len({record["key"] for record in records})
+    parts = [f"# {title}", *(f"* {name}: {value}" for name, value in facts.items())]
+    parts.append(
+        f"* {n_samples} samples of {n_scenes} scenes; means with 95 % bootstrap intervals over "
+        "scenes; px of a 448 px picture; moving: truth above 1 % of the side; first poke: the "
+        "largest flow, the others random; IoU over samples with a static camera"
+    )
+    for count in counts:
+        rows = [
+            [method, *(_cell(summary.get((count, method, measure))) for measure in COMPARED)]
+            for method in methods
+        ]
+        noun = "poke" if count == 1 else "pokes"
+        parts += [f"\n## {count} {noun}\n", _table(["method", *COMPARED.values()], rows)]
+    rows = [
+        [label, *(_cell(summary.get((count, MODEL, measure))) for count in counts)]
+        for measure, label in MODEL_ONLY.items()
+    ]
+    parts += ["\n## The distribution\n", _table(["measure", *(f"{c} pokes" for c in counts)], rows)]
+    families = sorted({record["family"] for record in records})
+    rows = []
+    for family in families:
+        own = summarise([r for r in records if r["family"] == family and r["pokes"] == 1])
+        best = min(
+            (
+                own[1, m, "epe_moving_px"]
+                for m in methods
+                if m != MODEL and (1, m, "nll") not in own
+            ),
+            default=None,
+        )
+        cells = [own.get((1, MODEL, m)) for m in ("epe_moving_px", "epe_all_px", "iou_kl")]
+        rows.append([family, *map(_cell, cells), _cell(best)])
+    header = ["family", "EPE moving, px", "EPE all, px", "IoU by KL", "best baseline, EPE moving"]
+    parts += ["\n## By family, one poke\n", _table(header, rows)]
+    return "\n".join(parts) + "\n"
+
+
+def plot(records: list[Record], path: Path) -> None:
+    """Error, part IoU, modes and calibration against the number of pokes."""
+    summary = summarise(records)
+    counts = sorted({record["pokes"] for record in records})
+    methods = list(dict.fromkeys(record["method"] for record in records))
+    figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
+
+    def curve(axis, method: str, measure: str, **style) -> None:
+        points = [(i, summary[c, method, measure]) for i, c in enumerate(counts)
+                  if (c, method, measure) in summary]  # fmt: skip
+        if points:
+            x, values = zip(*points, strict=True)
+            mean, lower, upper = np.array(values).T
+            axis.errorbar(x, mean, [mean - lower, upper - mean], capsize=3, **style)
+
+    for method in methods:
+        bold = {"lw": 2.5, "color": "black"} if method == MODEL else {"lw": 1, "alpha": 0.8}
+        curve(axes[0, 0], method, "epe_moving_px", label=method, **bold)
+        curve(axes[0, 1], method, "iou_flow", label=f"{method}, by flow", **bold)
+    curve(axes[0, 1], MODEL, "iou_kl", label="model, by KL", lw=2.5, color="tab:red")
+    for measure in ("mode_diversity_px", "top_mode_error_px", "best_mode_error_px"):
+        curve(axes[1, 0], MODEL, measure, label=MODEL_ONLY[measure])
+    for measure in ("coverage_50", "coverage_90", "mode_confidence", "std_error_correlation"):
+        curve(axes[1, 1], MODEL, measure, label=MODEL_ONLY[measure])
+    axes[0, 0].set(ylabel="EPE over moving points, px of 448", yscale="log")
+    axes[0, 1].set(ylabel="moving-part IoU", ylim=(0, 1))
+    axes[1, 0].set(ylabel="px of 448, moving points")
+    axes[1, 1].set(ylim=(0, 1))
+    for level in (0.5, 0.9):
+        axes[1, 1].axhline(level, color="grey", lw=0.8, ls=":")
+    for axis in axes.flat:
+        axis.set_xticks(range(len(counts)), [str(c) for c in counts])
+        axis.set_xlabel("pokes")
+        axis.legend(fontsize=7)
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def save(out: Path, title: str, records: list[Record], facts: dict[str, Any]) -> str:
+    """Write report.md, report.json and report.png into folder `out`; returns the Markdown."""
+    out.mkdir(parents=True, exist_ok=True)
+    text = markdown(title, records, facts)
+    (out / "report.md").write_text(text)
+    summary = [
+        {"pokes": pokes, "method": method, "measure": measure,
+         "mean": mean, "lower": lower, "upper": upper}
+        for (pokes, method, measure), (mean, lower, upper) in summarise(records).items()
+    ]  # fmt: skip
+    document = {"facts": facts, "summary": summary, "records": records}
+    (out / "report.json").write_text(json.dumps(document, default=str, indent=1))
+    plot(records, out / "report.png")
+    return text

@@ -1,0 +1,203 @@
+"""Run a predictor and the baselines over test samples: one flat record per sample and method."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from fpt_ros.core.mixture import GaussianMixture
+from fpt_ros.core.predictor import MotionPredictor
+from fpt_ros.evaluate import baselines, metrics
+
+MODEL = "model"
+
+
+@dataclass(frozen=True)
+class TestSample:
+    """One view and one outcome, dense truth on a G x G grid in unit-square coordinates."""
+
+    __test__ = False  # the name is the field's term; it is no pytest class
+
+    key: str
+    family: str
+    scene: str
+    image: np.ndarray  # uint8 [S, S, 3]
+    flow: np.ndarray  # float32 [G, G, 2]
+    camera_static: bool
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What is measured; kept with every number."""
+
+    poke_counts: tuple[int, ...] = (0, 1, 2, 5, 10, 100)
+    # Threshold of the moving-part score, in nats; also tried halved and doubled.
+    threshold_nats: float = 0.5
+    # Joint samples are drawn for this many scenes at one poke, on this many points.
+    joint_scenes: int = 40
+    joint_samples: int = 8
+    joint_points: int = 48
+    seed: int = 0
+
+
+def grid_xy(n: int) -> np.ndarray:
+    """Cell centres of an n x n grid over the unit square, row-major: float32 [n * n, 2]."""
+    centre = (np.arange(n, dtype=np.float32) + 0.5) / n
+    y, x = np.meshgrid(centre, centre, indexing="ij")
+    return np.stack([x, y], axis=-1).reshape(-1, 2)
+
+
+def choose_pokes(flow: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Indices of n pokes among N points: the largest flow first, the others at random."""
+    first = int(np.argmax(np.linalg.norm(flow, axis=-1)))
+    others = rng.permutation(np.delete(np.arange(len(flow)), first))
+    return np.concatenate([[first], others])[:n].astype(int)
+
+
+def _model_record(
+    mixture: GaussianMixture,
+    score: np.ndarray,
+    truth: np.ndarray,
+    moving: np.ndarray,
+    settings: EvaluationSettings,
+    generator: torch.Generator,
+) -> dict[str, float]:
+    """Measures that need a distribution. Mixture batch [N], unit-square coordinates."""
+    target = torch.as_tensor(truth, dtype=mixture.means.dtype)
+    nll = -mixture.log_prob(target).numpy()
+    mean_error = metrics.endpoint_error_px(mixture.mean().numpy(), truth)
+    sample = mixture.sample(1, generator=generator)[0].numpy()
+    sample_error = metrics.endpoint_error_px(sample, truth)
+    modes = metrics.mode_measures(mixture, target)
+    std_px = metrics.REPORT_SIDE_PX * mixture.std().numpy()
+    mass = mixture.highest_density_mass(target, n_samples=64, generator=generator).numpy()
+    record = {
+        "nll": float(nll.mean()),
+        "nll_moving": float(nll[moving].mean()),
+        "std_error_correlation": metrics.pearson(std_px, mean_error),
+        "std_error_correlation_sample": metrics.pearson(std_px, sample_error),
+        "std_error_correlation_top_mode": metrics.pearson(std_px, modes["top_mode_error_px"]),
+        "coverage_50": float((mass <= 0.5).mean()),
+        "coverage_90": float((mass <= 0.9).mean()),
+        "coverage_50_moving": float((mass[moving] <= 0.5).mean()),
+        "coverage_90_moving": float((mass[moving] <= 0.9).mean()),
+    }
+    record.update({name: float(values[moving].mean()) for name, values in modes.items()})
+    for name, factor in (("iou_kl", 1.0), ("iou_kl_half", 0.5), ("iou_kl_double", 2.0)):
+        mask = score > factor * settings.threshold_nats
+        record[name] = metrics.intersection_over_union(mask, moving)
+    return record
+
+
+def _flow_record(flow: np.ndarray, truth: np.ndarray, moving: np.ndarray) -> dict[str, float]:
+    """Measures that need only one predicted flow per point."""
+    error = metrics.endpoint_error_px(flow, truth)
+    predicted_moving = np.linalg.norm(flow, axis=-1) > metrics.MOVING_THRESHOLD
+    record = {
+        "epe_all_px": float(error.mean()),
+        "epe_moving_px": float(error[moving].mean()),
+        "iou_flow": metrics.intersection_over_union(predicted_moving, moving),
+    }
+    for threshold_px in metrics.PCK_THRESHOLDS_PX:
+        record[f"pck_{threshold_px:g}px"] = float((error[moving] < threshold_px).mean())
+    return record
+
+
+def _joint_record(
+    predictor: MotionPredictor,
+    poke: np.ndarray,
+    points_px: np.ndarray,
+    truth_px: np.ndarray,
+    settings: EvaluationSettings,
+    camera_static: bool,
+    generator: torch.Generator,
+) -> dict[str, float]:
+    flows = predictor.sample_jointly(
+        poke,
+        points_px,
+        settings.joint_samples,
+        generator=generator,
+        camera_static=camera_static,
+    )
+    flows = np.asarray(flows)
+    error = np.linalg.norm(flows - truth_px, axis=-1).mean(axis=-1)
+    return {
+        "joint_mean_epe": float(error.mean()),
+        "joint_best_epe": float(error.min()),
+        "joint_rank5_residual": metrics.rank5_residual(flows),
+    }
+
+
+def evaluate(
+    predictor: MotionPredictor, samples: Iterable[TestSample], settings: EvaluationSettings
+) -> Iterator[dict[str, Any]]:
+    """Yield one record per sample, poke count and method (the model and every baseline).
+
+    Samples in which nothing moves are passed over. Moving-part scores of samples with a moving
+    camera are NaN: there the whole picture moves.
+    """
+    joint_left = settings.joint_scenes
+    for sample in samples:
+        size_px = sample.image.shape[0]
+        xy = grid_xy(sample.flow.shape[0])
+        truth = sample.flow.reshape(-1, 2).astype(np.float64)
+        moving = np.linalg.norm(truth, axis=-1) > metrics.MOVING_THRESHOLD
+        if not moving.any():
+            continue
+        seed = zlib.crc32(sample.key.encode()) ^ settings.seed
+        rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+        order = choose_pokes(truth, max(settings.poke_counts), rng)
+        predictor.set_image(sample.image)
+        unconditional = predictor.predict(
+            np.zeros((0, 4), np.float32), xy * size_px, camera_static=sample.camera_static
+        )
+        for count in settings.poke_counts:
+            pokes = np.concatenate([xy, truth], axis=-1)[order[:count]].astype(np.float32)
+            common = {
+                "key": sample.key,
+                "family": sample.family,
+                "scene": sample.scene,
+                "pokes": count,
+            }
+            motion = (
+                predictor.predict(pokes * size_px, xy * size_px, camera_static=sample.camera_static)
+                if count
+                else unconditional
+            )
+            score = motion.mixture.kl_divergence(unconditional.mixture).numpy()
+            mixture = motion.mixture.to(torch.float64).affine(
+                torch.eye(2, dtype=torch.float64) / size_px
+            )
+            record = common | {"method": MODEL}
+            record |= _flow_record(mixture.mean().numpy(), truth, moving)
+            record |= _model_record(mixture, score, truth, moving, settings, generator)
+            if count == 1 and joint_left:
+                joint_left -= 1
+                chosen = rng.permutation(np.flatnonzero(moving))[: settings.joint_points]
+                scale = metrics.REPORT_SIDE_PX / size_px
+                joint = _joint_record(
+                    predictor,
+                    pokes * size_px,
+                    xy[chosen] * size_px,
+                    truth[chosen] * size_px,
+                    settings,
+                    sample.camera_static,
+                    generator,
+                )
+                record["joint_rank5_residual"] = joint["joint_rank5_residual"]
+                record["joint_mean_epe_px"] = scale * joint["joint_mean_epe"]
+                record["joint_best_epe_px"] = scale * joint["joint_best_epe"]
+            if not sample.camera_static:
+                record |= {name: float("nan") for name in record if name.startswith("iou")}
+            yield record
+            for name in baselines.BASELINES:
+                flow = baselines.predict(name, sample.image, pokes[:, :2], pokes[:, 2:], xy)
+                row = common | {"method": name} | _flow_record(flow, truth, moving)
+                if not sample.camera_static:
+                    row["iou_flow"] = float("nan")
+                yield row

@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+import torch
+from fpt_ros.core.mixture import GaussianMixture
+
+from fpt_ros.evaluate import metrics
+
+
+def test_endpoint_error_is_in_pixels_of_the_report_side():
+    error = metrics.endpoint_error_px(np.array([[0.03, 0.04]]), np.zeros((1, 2)))
+    np.testing.assert_allclose(error, 0.05 * metrics.REPORT_SIDE_PX)
+
+
+def test_iou_by_hand():
+    a, b = np.array([1, 1, 0, 0], bool), np.array([0, 1, 1, 0], bool)
+    assert metrics.intersection_over_union(a, b) == pytest.approx(1 / 3)
+    assert metrics.intersection_over_union(a & ~a, b & ~b) == 1.0
+
+
+def test_pearson_of_a_constant_is_undefined():
+    assert np.isnan(metrics.pearson(np.ones(5), np.arange(5.0)))
+    assert metrics.pearson(np.arange(5.0), -2 * np.arange(5.0)) == pytest.approx(-1)
+
+
+def test_rigid_bodies_have_no_rank5_residual_and_noise_has():
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(30, 3))
+    flows = []
+    for _ in range(8):
+        rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+        moved = points @ rotation.T + rng.normal(size=3)
+        flows.append((moved - points)[:, :2])  # orthographic camera
+    assert metrics.rank5_residual(np.array(flows)) < 1e-6
+    assert metrics.rank5_residual(rng.normal(size=(8, 30, 2))) > 0.3
+
+
+def test_mode_measures_by_hand():
+    mixture = GaussianMixture.from_covariances(
+        torch.tensor([[0.75, 0.25]]),
+        torch.tensor([[[0.0, 0.0], [0.4, 0.0]]]),
+        torch.tensor([[[1e-4, 0.0, 1e-4]] * 2]),
+    )
+    got = metrics.mode_measures(mixture, torch.tensor([[0.4, 0.0]]))
+    side = metrics.REPORT_SIDE_PX
+    expected = {
+        "mode_diversity_px": side * (0.75 * 0.1 + 0.25 * 0.3),
+        "mode_confidence": 0.75,
+        "top_mode_error_px": 0.4 * side,
+        "best_mode_error_px": 0.0,
+    }
+    assert {name: float(value[0]) for name, value in got.items()} == pytest.approx(expected)
+
+
+def test_bootstrap_interval_covers_the_mean_and_widens_when_scenes_are_few():
+    rng = np.random.default_rng(0)
+    values = np.repeat(rng.normal(size=100), 10)  # ten identical samples a scene
+    scenes = np.repeat(np.arange(100), 10)
+    mean, lower, upper = metrics.bootstrap_interval(values, scenes)
+    assert mean == pytest.approx(values.mean())
+    assert 0.15 < upper - mean < 0.25  # 1.96 / sqrt(100), not / sqrt(1000)
+    assert 0.15 < mean - lower < 0.25
+
+
+def test_bootstrap_leaves_out_nan():
+    assert np.isnan(metrics.bootstrap_interval(np.array([np.nan]), np.array(["a"]))[0])
+    values = np.array([1.0, np.nan, 3.0])
+    assert metrics.bootstrap_interval(values, np.array(["a", "b", "c"]))[0] == 2.0
