@@ -1,0 +1,163 @@
+"""Shapes of a network, as plain validated dataclasses with a JSON round trip, and the presets."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from .errors import InvalidInputError
+
+# Larger values than these are mistakes or attacks, not networks; they bound what a checkpoint
+# file can make us build. Every preset is far below.
+_MAX_SIZE = 16384
+_MAX_DEPTH = 256
+
+
+def _check_sizes(config: object, **limits: int) -> None:
+    """Raise InvalidInputError unless every named integer field lies in [1, limit]."""
+    for name, limit in limits.items():
+        value = getattr(config, name)
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
+            raise InvalidInputError(
+                f"{type(config).__name__}.{name} must be an integer in [1, {limit}], got {value!r}"
+            )
+
+
+def _check_positive(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise InvalidInputError(f"{type(config).__name__}.{name} must be a number")
+        if not (math.isfinite(value) and value > 0):
+            raise InvalidInputError(
+                f"{type(config).__name__}.{name} must be finite and positive, got {value!r}"
+            )
+
+
+@dataclass(frozen=True)
+class DinoEncoderConfig:
+    """A DINOv2 vision transformer with register tokens, the published encoder."""
+
+    input_px: int = 448
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    patch_px: int = 14
+    registers: int = 4
+    position_grid: int = 37  # side of the learned position embedding, resized to the patch grid
+
+    def __post_init__(self) -> None:
+        """Validate; raises InvalidInputError."""
+        _check_sizes(
+            self,
+            input_px=_MAX_SIZE,
+            width=_MAX_SIZE,
+            depth=_MAX_DEPTH,
+            heads=_MAX_SIZE,
+            patch_px=_MAX_SIZE,
+            registers=64,
+            position_grid=256,
+        )
+        if self.input_px % self.patch_px:
+            raise InvalidInputError(
+                f"input_px {self.input_px} must be a multiple of patch_px {self.patch_px}"
+            )
+        if self.width % self.heads:
+            raise InvalidInputError(f"width {self.width} must be a multiple of heads {self.heads}")
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """The poke transformer."""
+
+    width: int = 768
+    depth: int = 12
+    d_head: int = 64
+    ff_expand: int = 3
+
+    def __post_init__(self) -> None:
+        """Validate; raises InvalidInputError."""
+        _check_sizes(self, width=_MAX_SIZE, depth=_MAX_DEPTH, d_head=1024, ff_expand=16)
+        if self.width % self.d_head:
+            raise InvalidInputError(
+                f"width {self.width} must be a multiple of d_head {self.d_head}"
+            )
+        if self.d_head % 4:
+            raise InvalidInputError(f"d_head {self.d_head} must be a multiple of 4")
+
+    @property
+    def heads(self) -> int:
+        """Number of attention heads."""
+        return self.width // self.d_head
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """The mixture head."""
+
+    n_components: int = 4
+
+    def __post_init__(self) -> None:
+        """Validate; raises InvalidInputError."""
+        _check_sizes(self, n_components=64)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything needed to build a network; the defaults are the published FPT-Base."""
+
+    encoder: DinoEncoderConfig = field(default_factory=DinoEncoderConfig)
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+
+    def to_json(self) -> str:
+        """One line of JSON that `from_json` turns back into an equal config."""
+        kind = _ENCODER_KINDS[type(self.encoder)]
+        return json.dumps(
+            {
+                "encoder": {"kind": kind, **asdict(self.encoder)},
+                "transformer": asdict(self.transformer),
+                "head": asdict(self.head),
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelConfig:
+        """Parse `to_json` output. Raises InvalidInputError on anything else."""
+        try:
+            tree = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InvalidInputError(f"model config is not JSON: {error}") from error
+        sections = _section(tree, "config", {"encoder", "transformer", "head"})
+        encoder = dict(_section(sections.get("encoder"), "encoder", None))
+        kind = encoder.pop("kind", None)
+        for encoder_type, name in _ENCODER_KINDS.items():
+            if kind == name:
+                return cls(
+                    _build(encoder_type, encoder, "encoder"),
+                    _build(TransformerConfig, sections.get("transformer"), "transformer"),
+                    _build(HeadConfig, sections.get("head"), "head"),
+                )
+        raise InvalidInputError(
+            f"unknown encoder kind {kind!r}; known: {sorted(_ENCODER_KINDS.values())}"
+        )
+
+
+_ENCODER_KINDS: dict[type, str] = {DinoEncoderConfig: "dino"}
+
+
+def _section(value: Any, name: str, known: set[str] | None) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidInputError(f"model config: {name} must be an object, got {value!r:.80}")
+    if known is not None and (unknown := sorted(set(value) - known)):
+        raise InvalidInputError(f"model config: {name} has unknown fields {unknown[:5]}")
+    return value
+
+
+def _build(config_type: type, value: Any, name: str) -> Any:
+    return config_type(**_section(value, name, {f.name for f in fields(config_type)}))
+
+
+FPT_BASE = ModelConfig()

@@ -1,0 +1,276 @@
+"""The poke transformer: tokens for pokes and queries, self attention, attention to the image.
+
+Every token, poke or query, attends to the pokes it may see and to itself; nothing else. So self
+attention is a softmax over (visible pokes + 1) entries, and the keys of pokes can be cached.
+Tokens have the shape [B, C, N, width]: image, candidate, token. Pokes come before queries.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import TransformerConfig
+
+_EPS = 1e-6
+
+
+def _accurate(x: Tensor) -> Tensor:
+    """At least float32: sums and trigonometric arguments do not survive bfloat16."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class Rotation(NamedTuple):
+    """Cosines and sines of rotary position angles, [..., N, heads, d_head / 2]."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+class RotaryCode(nn.Module):
+    """2-D rotary position code with log-spaced frequencies that differ between heads."""
+
+    def __init__(self, heads: int, d_head: int) -> None:
+        super().__init__()
+        n_freqs = heads * d_head // 4
+        exponents = torch.linspace(math.log(math.pi), math.log(10 * math.pi), n_freqs + 1)[:-1]
+        per_head = exponents.exp().view(d_head // 4, heads).T
+        self.freqs = nn.Parameter(per_head.repeat(2, 1, 1), requires_grad=False)
+
+    def forward(self, xy: Tensor) -> Rotation:
+        """Angles at positions xy [..., N, 2] in the unit square."""
+        with torch.autocast(xy.device.type, enabled=False):
+            centred = (2 * _accurate(xy) - 1)[..., None, None, :]
+            freqs = _accurate(self.freqs)
+            theta = torch.cat([centred[..., 1] * freqs[1], centred[..., 0] * freqs[0]], dim=-1)
+            return Rotation(theta.cos(), theta.sin())
+
+
+def _cosine_rotate(x: Tensor, scale: Tensor, rotation: Rotation) -> Tensor:
+    """Scale each head's vector x [..., N, heads, d_head] to a learned length and rotate it."""
+    wide = _accurate(x)
+    length = torch.sqrt(scale.abs() + _EPS)[:, None]
+    wide = wide * (length * torch.rsqrt(wide.square().sum(-1, keepdim=True) + _EPS))
+    first, second = wide.chunk(2, dim=-1)
+    cos, sin = rotation
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+
+
+def _rms_norm(x: Tensor, gain: Tensor) -> Tensor:
+    """Root-mean-square norm times `gain`, broadcast against x [B, C, N, width]."""
+    wide = _accurate(x)
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + _EPS) * gain).to(x.dtype)
+
+
+class _AdaptiveNorm(nn.Module):
+    """Holds the matrix that turns the condition vector into the gain of a norm."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width, bias=False)
+        nn.init.zeros_(self.linear.weight)
+
+    def forward(self, condition: Tensor) -> Tensor:
+        return 1 + self.linear(condition)
+
+
+class PokeKeys(NamedTuple):
+    """Self-attention keys and values of pokes in one layer, each [B, C, heads, P, d_head]."""
+
+    k: Tensor
+    v: Tensor
+
+
+class ImageKeys(NamedTuple):
+    """Cross-attention keys and values of one layer, each [B, heads, S, d_head]."""
+
+    k: Tensor
+    v: Tensor
+
+
+class Layer(nn.Module):
+    """Self attention, cross attention to the image, gated feed-forward; no biases."""
+
+    def __init__(self, config: TransformerConfig, image_channels: int) -> None:
+        super().__init__()
+        width, heads = config.width, config.heads
+        self.heads, self.d_head = heads, config.d_head
+        self.self_scale = nn.Parameter(torch.full((heads,), 10.0))
+        self.cross_scale = nn.Parameter(torch.full((heads,), 10.0))
+        self.self_norm = _AdaptiveNorm(width)
+        self.cross_norm = _AdaptiveNorm(width)
+        self.ffn_norm = _AdaptiveNorm(width)
+        self.self_qkv = nn.Linear(width, 3 * width, bias=False)
+        self.self_out = nn.Linear(width, width, bias=False)
+        self.cross_q = nn.Linear(width, width, bias=False)
+        self.cross_kv = nn.Linear(image_channels, 2 * width, bias=False)
+        # Part of the published weights, but the published network never applies it.
+        self.cross_out = nn.Linear(width, width, bias=False).requires_grad_(False)
+        self.ffn_up = nn.Linear(width, 2 * config.ff_expand * width, bias=False)
+        self.ffn_down = nn.Linear(config.ff_expand * width, width, bias=False)
+        for linear in (self.self_out, self.cross_out, self.ffn_down):
+            nn.init.zeros_(linear.weight)
+
+    def gains(self, conditions: Tensor) -> Tensor:
+        """Gains of the three norms for condition vectors [n, width]: [3, n, width]."""
+        norms = (self.self_norm, self.cross_norm, self.ffn_norm)
+        return torch.stack([norm(conditions) for norm in norms])
+
+    def image_keys(self, tokens: Tensor, rotation: Rotation) -> ImageKeys:
+        """Keys and values of image tokens [B, S, channels]."""
+        kv = self.cross_kv(tokens).unflatten(-1, (2, self.heads, self.d_head))
+        k, v = kv.unbind(-3)
+        k = _cosine_rotate(k, self.cross_scale, rotation)
+        return ImageKeys(k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous())
+
+    def forward(
+        self,
+        x: Tensor,
+        n_pokes: int,
+        past: PokeKeys,
+        visible: Tensor,
+        image: ImageKeys,
+        gains: Tensor,
+        rotation: Rotation,
+    ) -> tuple[Tensor, PokeKeys]:
+        """Transform tokens x [B, C, N, width], of which the first n_pokes are new pokes.
+
+        visible: bool [B or 1, C or 1, N or 1, P_past + n_pokes], the pokes each token sees beside
+        itself. gains: [3, B, 1, 1, width]. Returns the tokens and the keys of all pokes.
+        """
+        mixed, pokes = self._self_attention(
+            _rms_norm(x, gains[0]), n_pokes, past, visible, rotation
+        )
+        x = x + self.self_out(mixed)
+        x = x + self._cross_attention(_rms_norm(x, gains[1]), image, rotation)
+        value, gate = self.ffn_up(_rms_norm(x, gains[2])).chunk(2, dim=-1)
+        return x + self.ffn_down(value * F.silu(gate)), pokes
+
+    def _self_attention(
+        self, h: Tensor, n_pokes: int, past: PokeKeys, visible: Tensor, rotation: Rotation
+    ) -> tuple[Tensor, PokeKeys]:
+        qkv = self.self_qkv(h).unflatten(-1, (3, self.heads, self.d_head))
+        q, k, v = qkv.unbind(-3)
+        q = _cosine_rotate(q, self.self_scale, rotation)
+        k = _cosine_rotate(k, self.self_scale, rotation)
+        q, k, v = q.transpose(2, 3), k.transpose(2, 3), v.transpose(2, 3)
+        pokes = PokeKeys(
+            torch.cat([past.k, k[..., :n_pokes, :]], dim=-2),
+            torch.cat([past.v, v[..., :n_pokes, :]], dim=-2),
+        )
+        to_pokes = (q @ pokes.k.transpose(-1, -2)).masked_fill(~visible.unsqueeze(2), -torch.inf)
+        to_self = (q * k).sum(-1, keepdim=True)
+        weights = torch.cat([to_pokes, to_self], dim=-1).softmax(-1).to(v.dtype)
+        mixed = weights[..., :-1] @ pokes.v + weights[..., -1:] * v
+        return mixed.transpose(2, 3).flatten(-2), pokes
+
+    def _cross_attention(self, h: Tensor, image: ImageKeys, rotation: Rotation) -> Tensor:
+        q = self.cross_q(h).unflatten(-1, (self.heads, self.d_head))
+        q = _cosine_rotate(q, self.cross_scale, rotation)
+        # All candidates look at the same image: fold them into the query axis.
+        q = q.flatten(1, 2).transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(q, image.k, image.v, scale=1.0)
+        return mixed.transpose(1, 2).reshape(h.shape)
+
+
+class Transformer(nn.Module):
+    """The stack of layers and the rotary code they share."""
+
+    def __init__(self, config: TransformerConfig, image_channels: int) -> None:
+        super().__init__()
+        self.pos_emb = RotaryCode(config.heads, config.d_head)
+        self.layers = nn.ModuleList(Layer(config, image_channels) for _ in range(config.depth))
+
+    def _stack(self) -> list[Layer]:
+        return cast("list[Layer]", list(self.layers))
+
+    def gains(self, conditions: Tensor) -> Tensor:
+        """Gains of all norms for condition vectors [n, width]: [depth, 3, n, width]."""
+        return torch.stack([layer.gains(conditions) for layer in self._stack()])
+
+    def image_keys(self, tokens: Tensor, token_xy: Tensor) -> tuple[ImageKeys, ...]:
+        """Cross-attention keys of every layer for tokens [B, S, channels] at token_xy [S, 2]."""
+        rotation = self.pos_emb(token_xy)
+        return tuple(layer.image_keys(tokens, rotation) for layer in self._stack())
+
+    def forward(
+        self,
+        x: Tensor,
+        xy: Tensor,
+        n_pokes: int,
+        past: tuple[PokeKeys, ...],
+        visible: Tensor,
+        image: tuple[ImageKeys, ...],
+        gains: Tensor,
+    ) -> tuple[Tensor, tuple[PokeKeys, ...]]:
+        """Run all layers on tokens x [B, C, N, width] at xy [B, C, N, 2]; see `Layer.forward`."""
+        rotation = self.pos_emb(xy)
+        keys = []
+        for layer, past_keys, image_keys, layer_gains in zip(
+            self._stack(), past, image, gains, strict=True
+        ):
+            x, poke_keys = layer(x, n_pokes, past_keys, visible, image_keys, layer_gains, rotation)
+            keys.append(poke_keys)
+        return x, tuple(keys)
+
+
+class RmsNorm(nn.RMSNorm):
+    """Root-mean-square norm in the dtype of its gain, so in float32 under autocast too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise over the last axis."""
+        return super().forward(x.to(self.weight.dtype))
+
+
+class _Residual(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+class TokenEmbedding(nn.Module):
+    """Embeds what is known at a point: its image features and, for a poke, its flow."""
+
+    coeffs: Tensor
+
+    def __init__(self, width: int, image_channels: int) -> None:
+        super().__init__()
+        self.query_token = nn.Parameter(torch.empty(1, 1, 2 * width))
+        nn.init.trunc_normal_(self.query_token, std=1.0)
+        harmonics = 2 * math.pi * torch.arange(1, width // 2 + 1)
+        self.register_buffer("coeffs", harmonics.view(1, 1, 1, -1))
+
+        def block() -> nn.Module:
+            return _Residual(
+                RmsNorm(width),  # with the default epsilon, that of the dtype
+                nn.Linear(width, width, bias=False),
+                nn.SiLU(),
+                nn.Linear(width, width, bias=False),
+            )
+
+        first = nn.Linear(2 * width + image_channels, width, bias=False)
+        self.mlp = nn.Sequential(first, block(), block())
+
+    def _flow_features(self, flow: Tensor) -> Tensor:
+        """Harmonics of the squashed flow [B, C, P, 2]: [B, C, P, 2 * width]."""
+        angles = (torch.tanh(0.5 * _accurate(flow)).unsqueeze(-1) + 1) / 2 * self.coeffs
+        return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+
+    def forward(self, image: Tensor, poke_flow: Tensor) -> Tensor:
+        """Tokens [B, C, N, width] from image features [B, C, N, channels] at their positions.
+
+        The first P tokens are pokes with poke_flow [B, C, P, 2], the rest are queries.
+        """
+        # The first linear map is applied by parts: what a query knows of its flow is constant.
+        weight = cast("nn.Linear", self.mlp[0]).weight
+        flow_weight, image_weight = weight.split([self.query_token.shape[-1], image.shape[-1]], 1)
+        features = self._flow_features(poke_flow)
+        pokes = F.linear(features.to(weight.dtype), flow_weight)
+        query = F.linear(self.query_token, flow_weight)
+        batch, candidates, length, _ = image.shape
+        queries = query.expand(batch, candidates, length - poke_flow.shape[2], -1)
+        x = F.linear(image.to(weight.dtype), image_weight) + torch.cat([pokes, queries], dim=2)
+        return self.mlp[2](self.mlp[1](x))
