@@ -128,22 +128,27 @@ class FlowPokeModel(nn.Module):
         """Nested training sets in one pass: query group g sees pokes 0 .. g-1.
 
         image [B, 3, H, W], pokes [B, L, 2], query_xy [B, G, n, 2] with G <= L + 1,
-        camera_static bool [B]. Returns the raw head [B, G, n, 6K].
+        camera_static bool [B]. Returns the raw head [B, G, n, 6K]. Several outcomes C of the same
+        image share its encoding: pokes [B, C, L, 2], query_xy [B, C, G, n, 2], result
+        [B, C, G, n, 6K].
         """
-        groups, n = query_xy.shape[1:3]
-        if groups > poke_xy.shape[1] + 1:
+        if poke_xy.ndim == 3:
+            each = (poke_xy[:, None], poke_flow[:, None], query_xy[:, None])
+            return self.forward(image, *each, camera_static).squeeze(1)
+        groups, n = query_xy.shape[2:4]
+        if groups > poke_xy.shape[2] + 1:
             raise InvalidInputError(
-                f"{groups} query groups need at least {groups - 1} pokes, got {poke_xy.shape[1]}"
+                f"{groups} query groups need at least {groups - 1} pokes, got {poke_xy.shape[2]}"
             )
         # The last group sees groups - 1 pokes; later ones would influence nothing.
-        poke_xy, poke_flow = (each[:, None, : groups - 1] for each in (poke_xy, poke_flow))
+        poke_xy, poke_flow = (each[:, :, : groups - 1] for each in (poke_xy, poke_flow))
         context = self.encode(image)
         pokes = self._no_pokes(context, poke_xy, camera_static)
         first_hidden = torch.arange(groups, device=image.device).repeat_interleave(n)
         raw = self._advance(
-            context, pokes, poke_xy, poke_flow, None, query_xy.flatten(1, 2)[:, None], first_hidden
+            context, pokes, poke_xy, poke_flow, None, query_xy.flatten(2, 3), first_hidden
         )[1]
-        return raw.unflatten(2, (groups, n)).squeeze(1)
+        return raw.unflatten(2, (groups, n))
 
     def _no_pokes(
         self, image: ImageContext, poke_xy: Tensor, camera_static: Tensor | None
