@@ -1,0 +1,215 @@
+"""Read shards of simulated or tracked motion: which samples exist, and one sample as arrays.
+
+A shard is a WebDataset tar. One sample is one outcome of one view and has three members:
+`<key>.jpg` (square first image), `<key>.npz` (`flow` [H, G, G, 2] in unit-square units, `part`
+[G, G]) and `<key>.json` (`family`, `scene_seed`, `view`, `camera_static`, `horizon_s`).
+
+The index keeps offsets only and members are read by position, so the page cache of the operating
+system is the only cache, any sample is reached at once, and a resumed run sees the same order.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import tarfile
+import zipfile
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from fpt_ros.core.errors import InvalidInputError
+
+log = logging.getLogger(__name__)
+
+MEMBERS = ("jpg", "npz", "json")
+
+
+class BadSampleError(InvalidInputError):
+    """A sample of a shard cannot be used; the message says which one and why."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where one outcome's members lie: byte offset and size inside the shard."""
+
+    shard: Path
+    key: str
+    spans: dict[str, tuple[int, int]]
+    camera_static: bool
+
+
+@dataclass(frozen=True)
+class View:
+    """One first image and everything that was seen to happen after it."""
+
+    family: str
+    scene_seed: int
+    outcomes: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True)
+class Motion:
+    """One outcome over the full horizon.
+
+    `flow` float32 [G, G, 2] in unit-square units at the cell centres, rows top down; `part` int16
+    [G, G], 0 = static world.
+    """
+
+    flow: np.ndarray
+    part: np.ndarray
+    camera_static: bool
+
+
+@dataclass
+class ShardIndex:
+    """Views of all readable shards of one split, in a fixed order.
+
+    `skipped` counts what could not be used, by reason.
+    """
+
+    views: list[View]
+    horizon_s: float
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def scan(cls, folder: Path, split: str) -> ShardIndex:
+        """Index `folder/{split}-*.tar`.
+
+        A damaged or foreign shard is skipped with a warning; what was complete before the damage
+        is used. Raises InvalidInputError when nothing usable is found.
+        """
+        skipped: Counter[str] = Counter()
+        horizons: Counter[float] = Counter()
+        views: dict[tuple[str, int, int], list[Outcome]] = {}
+        shards = sorted(folder.glob(f"{split}-*.tar"))
+        for shard in shards:
+            n_samples = 0
+            for outcome, meta in _scan_shard(shard, skipped):
+                view_id = (str(meta["family"]), int(meta["scene_seed"]), int(meta["view"]))
+                views.setdefault(view_id, []).append(outcome)
+                horizons[float(meta["horizon_s"][-1])] += 1
+                n_samples += 1
+            if n_samples == 0:
+                skipped["shard without samples"] += 1
+                log.warning("%s holds no usable sample and is ignored", shard)
+        if not views:
+            raise InvalidInputError(
+                f"no usable sample in {folder}/{split}-*.tar ({len(shards)} shards seen"
+                f"{'; ' + describe(skipped) if skipped else ''}): make some with `fpt scenes`"
+            )
+        horizon_s, n_most = horizons.most_common(1)[0]
+        if n_most < sum(horizons.values()):
+            raise InvalidInputError(
+                f"{folder} mixes horizons of {sorted(horizons)} s; a model has exactly one: "
+                "keep shards of different horizons in different folders"
+            )
+        ordered = [
+            View(family, seed, tuple(views[family, seed, view]))
+            for family, seed, view in sorted(views)
+        ]
+        return cls(ordered, horizon_s, skipped)
+
+    @property
+    def n_outcomes(self) -> int:
+        return sum(len(view.outcomes) for view in self.views)
+
+    def take(self, n_views: int) -> ShardIndex:
+        """About `n_views` views spread evenly over the whole index."""
+        picks = np.unique(np.linspace(0, len(self.views) - 1, n_views).round().astype(int))
+        return ShardIndex([self.views[i] for i in picks], self.horizon_s, self.skipped)
+
+
+def describe(skipped: Counter[str]) -> str:
+    """The counts of what was skipped as a phrase."""
+    return ", ".join(f"{n} x {reason}" for reason, n in skipped.most_common())
+
+
+def _scan_shard(shard: Path, skipped: Counter[str]) -> list[tuple[Outcome, dict[str, Any]]]:
+    spans: dict[str, dict[str, tuple[int, int]]] = {}
+    size = shard.stat().st_size
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                key, _, extension = member.name.rpartition(".")
+                if not member.isfile() or extension not in MEMBERS:
+                    continue
+                if member.offset_data + member.size > size:
+                    raise tarfile.ReadError(f"{member.name} is cut off")
+                spans.setdefault(key, {})[extension] = (member.offset_data, member.size)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        skipped["damaged shard"] += 1
+        log.warning("%s is damaged (%s): using the %d samples before", shard, error, len(spans))
+    found = []
+    with shard.open("rb") as file:
+        for key, members in spans.items():
+            if len(members) < len(MEMBERS):
+                skipped["incomplete sample"] += 1
+                continue
+            offset, length = members["json"]
+            try:
+                meta = json.loads(os.pread(file.fileno(), length, offset))
+                static = bool(meta["camera_static"])
+                for name in ("family", "scene_seed", "view", "horizon_s"):
+                    meta[name]
+            except (ValueError, KeyError, TypeError) as error:
+                skipped["foreign or damaged json"] += 1
+                log.debug("%s:%s.json: %r", shard, key, error)
+                continue
+            found.append((Outcome(shard, key, members, static), meta))
+    return found
+
+
+class ShardReader:
+    """Reads members by position. Keeps one file descriptor per shard; safe to use after fork."""
+
+    def __init__(self) -> None:
+        self._descriptors: dict[Path, int] = {}
+
+    def image(self, outcome: Outcome) -> np.ndarray:
+        """The first image, uint8 [S, S, 3] RGB. Raises BadSampleError."""
+        bgr = cv2.imdecode(np.frombuffer(self._read(outcome, "jpg"), np.uint8), cv2.IMREAD_COLOR)
+        if bgr is None or bgr.shape[0] != bgr.shape[1]:
+            raise BadSampleError(f"{outcome.shard}:{outcome.key}.jpg: not a square image")
+        return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+    def motion(self, outcome: Outcome, min_motion: float) -> Motion:
+        """The full-horizon motion. Raises BadSampleError when damaged, not finite or still.
+
+        `min_motion` (unit-square units): a sample whose longest displacement stays below is still.
+        """
+        where = f"{outcome.shard}:{outcome.key}.npz"
+        try:
+            with np.load(io.BytesIO(self._read(outcome, "npz")), allow_pickle=False) as arrays:
+                flow = arrays["flow"][-1].astype(np.float32)
+                part = arrays["part"].astype(np.int16)
+        except (ValueError, KeyError, IndexError, OSError, zipfile.BadZipFile) as error:
+            raise BadSampleError(f"{where}: unreadable ({error})") from error
+        if flow.ndim != 3 or flow.shape != (*part.shape, 2) or part.shape[0] != part.shape[1]:
+            raise BadSampleError(f"{where}: flow {flow.shape} and part {part.shape} do not fit")
+        if not np.isfinite(flow).all():
+            raise BadSampleError(f"{where}: motion is not finite")
+        if np.square(flow).sum(-1).max() < min_motion**2:
+            raise BadSampleError(f"{where}: nothing moves")
+        return Motion(flow, part, outcome.camera_static)
+
+    def _read(self, outcome: Outcome, member: str) -> bytes:
+        descriptor = self._descriptors.get(outcome.shard)
+        if descriptor is None:
+            descriptor = os.open(outcome.shard, os.O_RDONLY)
+            self._descriptors[outcome.shard] = descriptor
+        offset, length = outcome.spans[member]
+        return os.pread(descriptor, length, offset)
+
+
+def cell_centres(n: int) -> np.ndarray:
+    """Centres of an n x n grid on the unit square, float32 [n*n, 2] (x, y), y outer."""
+    centres = (np.arange(n, dtype=np.float32) + 0.5) / n
+    y, x = np.meshgrid(centres, centres, indexing="ij")
+    return np.stack([x, y], axis=-1).reshape(-1, 2)

@@ -1,0 +1,110 @@
+"""Shards in, samples out; damaged ones are skipped and named."""
+
+import io
+
+import numpy as np
+import pytest
+from fpt_ros.core.errors import InvalidInputError
+from fpt_ros.data.samples import BadSampleError, ShardIndex, ShardReader, cell_centres
+
+
+def test_reads_back_what_was_written(toy, tmp_path):
+    files = toy.members(np.random.default_rng(1), view=3, outcome=0)
+    toy.write_shard(tmp_path / "train-00000.tar", {"a.b": files})
+    index = ShardIndex.scan(tmp_path, "train")
+    assert index.horizon_s == 1.0
+    assert not index.skipped
+    (view,) = index.views
+    motion = ShardReader().motion(view.outcomes[0], 0.005)
+    truth = np.load(io.BytesIO(files["npz"]))
+    np.testing.assert_array_equal(motion.flow, truth["flow"][-1].astype(np.float32))
+    np.testing.assert_array_equal(motion.part, truth["part"])
+    image = ShardReader().image(view.outcomes[0])
+    assert image.shape == (64, 64, 3)
+    row, column = np.argwhere(motion.part == 1)[0] * 4 + 8
+    assert image[row, column, 0] > 180  # red first: RGB
+    assert image[row, column, 2] < 90
+
+
+def test_groups_outcomes_by_view(toy_data):
+    index = ShardIndex.scan(toy_data, "train")
+    assert len(index.views) == 12
+    assert index.n_outcomes == 24
+    assert all(len(view.outcomes) == 2 for view in index.views)
+    assert len(index.take(5).views) == 5
+
+
+def test_truncated_shard_gives_what_is_whole(toy, tmp_path):
+    rng = np.random.default_rng(0)
+    samples = {f"{i}": toy.members(rng, i, 0) for i in range(6)}
+    path = toy.write_shard(tmp_path / "train-00000.tar", samples)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    index = ShardIndex.scan(tmp_path, "train")
+    assert 1 <= len(index.views) <= 3
+    assert index.skipped["damaged shard"] == 1
+    for view in index.views:
+        ShardReader().motion(view.outcomes[0], 0.0)
+
+
+def test_foreign_files_are_counted(toy, tmp_path):
+    rng = np.random.default_rng(0)
+    good = toy.members(rng, 0, 0)
+    foreign = {**toy.members(rng, 1, 0), "json": b'{"caption": "a cat"}'}
+    incomplete = {name: good[name] for name in ("jpg", "json")}
+    toy.write_shard(
+        tmp_path / "train-00000.tar", {"good": good, "foreign": foreign, "half": incomplete}
+    )
+    (tmp_path / "train-00001.tar").write_bytes(b"this is no tar" * 100)
+    index = ShardIndex.scan(tmp_path, "train")
+    assert len(index.views) == 1
+    assert index.skipped["foreign or damaged json"] == 1
+    assert index.skipped["incomplete sample"] == 1
+    assert index.skipped["shard without samples"] == 1
+
+
+def test_nothing_usable_says_what_to_do(tmp_path):
+    with pytest.raises(InvalidInputError, match="fpt scenes"):
+        ShardIndex.scan(tmp_path, "train")
+
+
+def test_mixed_horizons_are_refused(toy, tmp_path):
+    rng = np.random.default_rng(0)
+    samples = {"a": toy.members(rng, 0, 0), "b": toy.members(rng, 1, 0, horizon_s=[0.5, 2.0])}
+    toy.write_shard(tmp_path / "train-00000.tar", samples)
+    with pytest.raises(InvalidInputError, match="mixes horizons"):
+        ShardIndex.scan(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("flow", "reason"),
+    [
+        (np.full((1, 16, 16, 2), np.nan, np.float16), "not finite"),
+        (np.zeros((1, 16, 16, 2), np.float16), "nothing moves"),
+        (np.ones((1, 8, 8, 2), np.float16), "do not fit"),
+        (np.ones((16, 16), np.float16), "do not fit"),
+    ],
+)
+def test_unusable_motion_is_named(toy, tmp_path, flow, reason):
+    files = toy.members(np.random.default_rng(0), 0, 0, flow=flow)
+    toy.write_shard(tmp_path / "train-00000.tar", {"odd": files})
+    (view,) = ShardIndex.scan(tmp_path, "train").views
+    with pytest.raises(BadSampleError, match=f"odd.*{reason}"):
+        ShardReader().motion(view.outcomes[0], 0.005)
+
+
+def test_damaged_members_are_named(toy, tmp_path):
+    files = toy.members(np.random.default_rng(0), 0, 0)
+    damaged = {**files, "npz": files["npz"][:100], "jpg": b"no picture"}
+    toy.write_shard(tmp_path / "train-00000.tar", {"odd": damaged})
+    (view,) = ShardIndex.scan(tmp_path, "train").views
+    with pytest.raises(BadSampleError, match="unreadable"):
+        ShardReader().motion(view.outcomes[0], 0.005)
+    with pytest.raises(BadSampleError, match="square image"):
+        ShardReader().image(view.outcomes[0])
+
+
+def test_cell_centres():
+    np.testing.assert_allclose(
+        cell_centres(2), [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]
+    )
