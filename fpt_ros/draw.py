@@ -6,6 +6,7 @@ grow with the image, so that a thumbnail and a 4K frame look alike. Entries that
 (points the model did not see) are skipped.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import cv2
@@ -83,7 +84,7 @@ def draw_motion(
     lengths = np.hypot(*steps.T)
     minimum_px = 0.01 * side if minimum_px is None else minimum_px
     chosen = _thinned(points, side / 28 if spacing_px is None else spacing_px)
-    chosen = chosen[lengths[chosen] >= minimum_px]  # also drops NaN
+    chosen = chosen[(lengths[chosen] >= minimum_px) & np.isfinite(lengths[chosen])]
     if not len(chosen):
         return image
     top = float(lengths[chosen].max()) if longest_px is None else longest_px
@@ -129,8 +130,8 @@ def draw_modes(
             continue
         order = np.argsort(-weight[i])
         for rank, j in reversed(list(enumerate(order))):  # heaviest on top
-            share = float(weight[i, j])
-            if share < minimum_weight:
+            share = min(float(weight[i, j]), 1.0)
+            if not share >= minimum_weight:  # NaN too
                 continue
             colour = _MODE_COLOURS[rank % len(_MODE_COLOURS)]
             centre = point + mean[i, j]
@@ -299,19 +300,22 @@ def _greyed(image: Image) -> Image:
 
 
 def _thinned(points: NDArray[np.float64], spacing: float) -> NDArray[np.intp]:
-    """Indices of points that lie at least about `spacing` apart.
+    """Indices of finite points that lie at least about `spacing` apart.
 
     The rows and columns of a regular grid are thinned by a whole step, so that what remains is a
-    regular grid again; scattered points keep the first one in each cell of that size.
+    regular grid again; of scattered points the first one in each cell of that size is kept.
     """
+    known = np.flatnonzero(np.isfinite(points).all(1))
     n = round(len(points) ** 0.5)
-    if n * n == len(points) and n > 1:
-        pitch = float(np.nanmax(np.abs(points[1] - points[0])))
-        step = max(1, int(np.ceil(spacing / max(pitch, 1e-9) - 1e-6)))
+    if len(known) == n * n == len(points) and n > 1:
         grid = points.reshape(n, n, 2)
-        if step < n and np.allclose(grid[:, :, 0], grid[:1, :, 0]):
+        regular = np.allclose(grid[..., 0], grid[:1, :, 0]) and np.allclose(
+            grid[..., 1], grid[:, :1, 1]
+        )
+        pitch = grid[0, 1, 0] - grid[0, 0, 0]
+        if regular and spacing <= n * pitch:
+            step = max(1, math.ceil(spacing / pitch - 1e-6))
             kept = np.arange(step // 2, n, step)
             return (kept[:, None] * n + kept).ravel()
-    known = np.flatnonzero(np.isfinite(points).all(1))
-    cells = np.floor(points[known] / max(spacing, 1e-9)).astype(np.int64)
+    cells = np.floor(points[known] / max(spacing, 1e-9))
     return known[np.sort(np.unique(cells, axis=0, return_index=True)[1])]
