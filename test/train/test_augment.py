@@ -56,7 +56,9 @@ def test_window_stays_inside_the_image():
 
 
 def test_flip_mirrors():
-    geometry = draw_geometry(np.random.default_rng(0), AugmentConfig(p_flip=1, p_rotate=0, p_crop=0))
+    geometry = draw_geometry(
+        np.random.default_rng(0), AugmentConfig(p_flip=1, p_rotate=0, p_crop=0)
+    )
     image = np.random.default_rng(1).integers(0, 255, (32, 32, 3)).astype(np.uint8)
     np.testing.assert_array_equal(geometry.image(image, 32), image[:, ::-1])
     np.testing.assert_allclose(geometry.points(np.array([0.2, 0.3])), [0.8, 0.3], atol=1e-6)

@@ -1,0 +1,264 @@
+"""From views to training batches: pokes and queries chosen, images augmented, all reproducible.
+
+Batch number `step` of a run is a pure function of the seed and of the data, whatever the number of
+processes, so the position in the data is one integer and resuming is exact.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fpt_ros.core.errors import InvalidInputError
+from fpt_ros.data.augment import IDENTITY, UnitAffine, draw_geometry, vary_light
+from fpt_ros.data.samples import (
+    BadSampleError,
+    Motion,
+    ShardIndex,
+    ShardReader,
+    View,
+    cell_centres,
+)
+from fpt_ros.train.config import SelectionConfig, TrainConfig
+
+log = logging.getLogger(__name__)
+
+_MAX_REDRAWS = 100
+
+
+@dataclass
+class Batch:
+    """V views with O outcomes each, which share the image.
+
+    `image` uint8 [V, 3, S, S]; `camera_static` bool [V]; `poke_xy`, `poke_flow` [V, O, L, 2];
+    `query_xy`, `query_flow` [V, O, L+1, n, 2], group g sees the first g pokes; `query_moves` bool
+    [V, O, L+1, n]. Positions and displacements are float32, unit-square units.
+    """
+
+    image: Tensor
+    camera_static: Tensor
+    poke_xy: Tensor
+    poke_flow: Tensor
+    query_xy: Tensor
+    query_flow: Tensor
+    query_moves: Tensor
+    n_skipped: int
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        moved = {
+            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+            for name, value in vars(self).items()
+        }
+        return Batch(**moved)
+
+    def split(self, n: int) -> list[Batch]:
+        """`n` batches of equally many views each."""
+        pieces = {
+            name: value.chunk(n) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return [
+            Batch(**{name: chunks[i] for name, chunks in pieces.items()}, n_skipped=0)
+            for i in range(n)
+        ]
+
+
+class TrainingBatches(Dataset[Batch]):
+    """Map-style dataset of whole batches: item `step` is this process's share of that step.
+
+    Every epoch is a new permutation of the views. A view that turns out unusable is counted in
+    `Batch.n_skipped`, reported once, and replaced by another one.
+    """
+
+    def __init__(
+        self, index: ShardIndex, config: TrainConfig, input_px: int, rank: int = 0, world: int = 1
+    ) -> None:
+        if config.batch % (world * config.accumulate):
+            raise InvalidInputError(
+                f"batch {config.batch} is not a multiple of processes x accumulate "
+                f"({world} x {config.accumulate})"
+            )
+        self.index = index
+        self.config = config
+        self.input_px = input_px
+        self._rank, self._world = rank, world
+        self._reader = ShardReader()
+        self._reported: set[str] = set()
+
+    def __len__(self) -> int:
+        return self.config.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        config, selection = self.config, self.config.selection
+        many = selection.many_every > 0 and (step + 1) % selection.many_every == 0
+        n_pokes = selection.many_pokes if many else selection.pokes
+        n_queries = selection.many_queries if many else selection.queries
+        images, statics, rows, n_skipped = [], [], [], 0
+        per_rank = config.batch // self._world
+        first = step * config.batch + self._rank * per_rank
+        for position in range(first, first + per_rank):
+            rng = np.random.default_rng([config.seed, position])
+            rgb, outcomes, geometry, n_bad = self._usable_view(position, rng)
+            n_skipped += n_bad
+            images.append(vary_light(geometry.image(rgb, self.input_px), rng, config.augment))
+            scene = [_Scene(motion, geometry, selection.min_motion) for motion in outcomes]
+            statics.append(outcomes[0].camera_static)
+            wanted = np.any([outcome.moves for outcome in scene], axis=0)
+            for outcome in scene:
+                rows.append(outcome.draw(n_pokes, n_queries, wanted, rng, selection))
+        columns = [
+            torch.from_numpy(np.stack(column)).unflatten(0, (per_rank, config.outcomes))
+            for column in zip(*rows, strict=True)
+        ]
+        image = torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy())
+        return Batch(image, torch.tensor(statics), *columns, n_skipped)
+
+    def _usable_view(
+        self, position: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, list[Motion], UnitAffine, int]:
+        """Image, drawn outcomes and geometry for one position of the run, and what was skipped."""
+        n_views = len(self.index.views)
+        epoch, place = divmod(position, n_views)
+        order = _permutation(self.config.seed, epoch, n_views)
+        view = self.index.views[order[place]]
+        reason = ""
+        for n_bad in range(_MAX_REDRAWS):
+            try:
+                return *self._load(view, rng), n_bad
+            except BadSampleError as error:
+                reason = str(error)
+                self._report(reason)
+                view = self.index.views[rng.integers(n_views)]
+        raise InvalidInputError(
+            f"{_MAX_REDRAWS} samples in a row cannot be used, the last because: {reason}"
+        )
+
+    def _load(
+        self, view: View, rng: np.random.Generator
+    ) -> tuple[np.ndarray, list[Motion], UnitAffine]:
+        shuffled = [view.outcomes[i] for i in rng.permutation(len(view.outcomes))]
+        # The camera flag belongs to the image: keep to the outcomes that agree on it.
+        alike = [each for each in shuffled if each.camera_static == shuffled[0].camera_static]
+        chosen = [alike[i % len(alike)] for i in range(self.config.outcomes)]
+        min_motion = self.config.selection.min_motion
+        motions = [self._reader.motion(outcome, min_motion) for outcome in chosen]
+        rgb = self._reader.image(chosen[0])
+        return rgb, motions, _keep_motion(motions, rng, self.config)
+
+    def _report(self, reason: str) -> None:
+        if reason not in self._reported:
+            self._reported.add(reason)
+            log.warning("skipped a sample: %s", reason)
+
+
+_permutations: dict[tuple[int, int, int], np.ndarray] = {}
+
+
+def _permutation(seed: int, epoch: int, n: int) -> np.ndarray:
+    """The order of an epoch; only the newest is kept."""
+    key = (seed, epoch, n)
+    if key not in _permutations:
+        _permutations.clear()
+        _permutations[key] = np.random.default_rng([seed, epoch, n]).permutation(n)
+    return _permutations[key]
+
+
+def _keep_motion(
+    motions: list[Motion], rng: np.random.Generator, config: TrainConfig
+) -> UnitAffine:
+    """A random geometry that keeps, in every outcome, half of what moves inside the picture."""
+    for _ in range(4):
+        geometry = draw_geometry(rng, config.augment)
+        for motion in motions:
+            grid = len(motion.part)
+            moves = np.square(motion.flow).sum(-1).ravel() > config.selection.min_motion**2
+            if _inside(geometry.points(cell_centres(grid)[moves])).mean() < 0.5:
+                break
+        else:
+            return geometry
+    return IDENTITY
+
+
+def _inside(points: np.ndarray) -> np.ndarray:
+    return ((points > 0) & (points < 1)).all(axis=-1)
+
+
+class _Scene:
+    """One outcome in augmented coordinates, ready to draw pokes and queries from."""
+
+    def __init__(self, motion: Motion, geometry: UnitAffine, min_motion: float) -> None:
+        self.grid = len(motion.part)
+        self.xy = geometry.points(cell_centres(self.grid))
+        self.flow = geometry.displacements(motion.flow.reshape(-1, 2))
+        self.inside = _inside(self.xy)
+        self.length = np.linalg.norm(self.flow, axis=-1)
+        still = np.linalg.norm(motion.flow.reshape(-1, 2), axis=-1) < min_motion
+        self.moves = self.inside & ~still
+        self.part = motion.part
+
+    def draw(
+        self,
+        n_pokes: int,
+        n_queries: int,
+        wanted: np.ndarray,
+        rng: np.random.Generator,
+        config: SelectionConfig,
+    ) -> tuple[np.ndarray, ...]:
+        """Poke positions and flows, query positions, flows and moving flags.
+
+        Queries prefer what moves in any drawn outcome of the view (`wanted`), not in this one
+        alone: a preference that knew this outcome would teach that what is asked about moves.
+        """
+        inside = self.inside.astype(np.float64)
+        moves = self.moves.astype(np.float64)
+        first = _draw(rng, moves * self.length, inside, config.first_poke_moves, 1)
+        others = _draw(rng, moves, inside, config.other_pokes_move, n_pokes - 1)
+        pokes = np.concatenate([first, others])
+
+        n = (n_pokes + 1) * n_queries
+        kind = rng.random(n)
+        queries = _draw(rng, inside, inside, 0.0, n)
+        on_moving = kind < config.queries_moving
+        queries[on_moving] = _draw(rng, wanted.astype(float), inside, 1.0, on_moving.sum())
+        on_border = ~on_moving & (kind < config.queries_moving + config.queries_border)
+        border = self._border(wanted) * inside
+        queries[on_border] = _draw(rng, border, inside, 1.0, on_border.sum())
+        queries = queries.reshape(n_pokes + 1, n_queries)
+        return (
+            self.xy[pokes],
+            self.flow[pokes],
+            self.xy[queries],
+            self.flow[queries],
+            self.moves[queries],
+        )
+
+    def _border(self, wanted: np.ndarray) -> np.ndarray:
+        """Cells within two of a change between moving and still, or between a moving part's ids."""
+        moving = wanted.reshape(self.grid, self.grid).astype(np.uint8)
+        labels = ((self.part + 1) * moving).astype(np.float32)
+        kernel = np.ones((3, 3), np.uint8)
+        high = cv2.dilate(labels, kernel, iterations=2)
+        low = cv2.erode(labels, kernel, iterations=2)
+        return (high != low).ravel().astype(np.float64)
+
+
+def _draw(
+    rng: np.random.Generator, preferred: np.ndarray, others: np.ndarray, share: float, n: int
+) -> np.ndarray:
+    """`n` indices with replacement: weighted by `preferred` with probability `share`, else others.
+
+    Falls back to `others` when nothing is preferred.
+    """
+    total = preferred.sum()
+    from_preferred = rng.random(n) < (share if total > 0 else 0.0)
+    picks = np.searchsorted(np.cumsum(others), rng.random(n) * others.sum(), side="right")
+    if from_preferred.any():
+        chosen = np.searchsorted(np.cumsum(preferred), rng.random(n) * total, side="right")
+        picks = np.where(from_preferred, chosen, picks)
+    return np.minimum(picks, len(others) - 1)

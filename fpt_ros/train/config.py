@@ -1,0 +1,155 @@
+"""Everything that decides a training run, in one dataclass that travels in its checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from fpt_ros.core.errors import InvalidInputError
+from fpt_ros.data.augment import AugmentConfig
+
+
+@dataclass(frozen=True)
+class SelectionConfig:
+    """Which points become pokes and queries."""
+
+    pokes: int = 8
+    """Longest poke sequence: the nested sets hold 0, 1, ... pokes."""
+    queries: int = 12
+    """Queries for each of the nested sets."""
+    many_pokes: int = 32
+    """Longest poke sequence of the occasional batch that teaches long sequences."""
+    many_queries: int = 3
+    many_every: int = 8
+    """Every so many steps the batch is such a one; 0: never."""
+    min_motion: float = 0.005
+    """Displacement, in unit-square units, from which a point counts as moving."""
+    first_poke_moves: float = 0.85
+    """Share of sequences whose first poke lies where something moves, long motions preferred."""
+    other_pokes_move: float = 0.4
+    """Share of the other pokes that lie where something moves; the rest is uniform."""
+    queries_moving: float = 0.3
+    """Share of queries where, in any of the view's drawn outcomes, something moves."""
+    queries_border: float = 0.2
+    """Share of queries within two cells of a border of moving or of parts; the rest is uniform."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a flow poke model on shards of synthetic or tracked motion.
+
+    Interrupted runs continue with --resume. Several processes: `torchrun --nproc-per-node N -m
+    fpt_ros.cli.train ...`; the global batch stays what --batch says.
+    """
+
+    data: Path
+    """Folder with train-*.tar and val-*.tar, as `fpt scenes` writes them."""
+    out: Path
+    """Folder for checkpoints and TensorBoard logs."""
+    model: str = "small"
+    """`small`, `base` (the published network), or a JSON file with a model configuration."""
+    init: Path | None = None
+    """Checkpoint to start from instead of random weights; must fit the model."""
+    resume: bool = False
+    """Continue the run in `out`."""
+
+    steps: int = 50_000
+    """Optimizer steps; the learning rate reaches zero at the last."""
+    minutes: float | None = None
+    """Stop after this training time instead, with the schedule spread over it. Convenient, but the
+    loss curve then depends on the machine's speed; --steps is reproducible."""
+
+    batch: int = 32
+    """Views per optimizer step, over all processes."""
+    outcomes: int = 2
+    """Outcomes drawn per view; they share the encoded image."""
+    accumulate: int = 1
+    """Forward passes per optimizer step and process: each sees batch / accumulate / processes."""
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    learning_rate: float = 1e-3
+    encoder_rate: float = 1.0
+    """Factor on the learning rate of the image encoder."""
+    warmup: float = 0.03
+    """Share of the run over which the learning rate rises."""
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    """Largest gradient norm."""
+    ema: float = 0.999
+    """Decay of the averaged weights, which are what is validated and shipped; 0: off."""
+    max_bad_steps: int = 20
+    """Stop after so many steps in a row with a loss or gradient that is not finite."""
+
+    seed: int = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bfloat16 autocast where the hardware multiplies it natively, else float32."""
+    device: str = "auto"
+    """auto: CUDA when present."""
+    threads: int = 0
+    """CPU threads per process; 0: PyTorch's choice."""
+    workers: int = 1
+    """Loader processes per training process; 0: load in the training process."""
+    compile: bool = False
+    """Compile the network with torch.compile (needs a C++ compiler on a CPU)."""
+
+    checkpoint_minutes: float = 4.0
+    validate_minutes: float = 5.0
+    val_views: int = 96
+    """Validation views, one outcome each, spread evenly over the split."""
+    val_grid: int = 32
+    """Validation points per side."""
+    log_every: int = 20
+    """Steps between TensorBoard entries."""
+    licence: str = "Apache-2.0"
+    """Licence of the weights, written into the checkpoint."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, naming them."""
+        for name in ("steps", "batch", "outcomes", "accumulate", "val_views", "log_every"):
+            if getattr(self, name) < 1:
+                raise InvalidInputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise InvalidInputError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("warmup", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InvalidInputError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+        if self.minutes is not None and not self.minutes > 0:
+            raise InvalidInputError(f"minutes must be positive, not {self.minutes}")
+        selection = self.selection
+        if min(selection.pokes, selection.queries, selection.many_pokes) < 1:
+            raise InvalidInputError("selection needs at least one poke and one query per set")
+        if selection.queries_moving + selection.queries_border > 1:
+            raise InvalidInputError("queries_moving and queries_border add up to more than 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only, fit for JSON and for `torch.load(weights_only=True)`."""
+        return json.loads(json.dumps(dataclasses.asdict(self), default=str))
+
+
+# Changing these does not change what a step computes.
+_FREE_ON_RESUME = frozenset(
+    "data out init resume steps minutes accumulate max_bad_steps device threads workers compile "
+    "checkpoint_minutes validate_minutes val_views val_grid log_every licence".split()
+)
+
+
+def check_resumable(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Raise InvalidInputError naming every setting that would bend a resumed loss curve."""
+    changed = [
+        f"{name}: {old.get(name)!r} -> {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if name not in _FREE_ON_RESUME and old.get(name) != new.get(name)
+    ]
+    if changed:
+        raise InvalidInputError(
+            "cannot resume with other settings than the run began with ("
+            + "; ".join(changed)
+            + "). Restore them, or start a new run from its weights with --init"
+        )

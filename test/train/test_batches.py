@@ -1,0 +1,129 @@
+"""What becomes a poke or a query, and that a batch depends on the seed and the step alone."""
+
+import numpy as np
+import pytest
+import torch
+from fpt_ros.core.errors import InvalidInputError
+from fpt_ros.data.samples import ShardIndex
+from fpt_ros.train.batches import TrainingBatches
+from fpt_ros.train.config import SelectionConfig, TrainConfig
+
+
+@pytest.fixture
+def config(toy_data, tmp_path):
+    selection = SelectionConfig(pokes=4, queries=6, many_pokes=10, many_queries=2, many_every=3)
+    return TrainConfig(toy_data, tmp_path, batch=8, outcomes=2, steps=20, selection=selection)
+
+
+def batches(config, **changes):
+    return TrainingBatches(ShardIndex.scan(config.data, "train"), config, 48, **changes)
+
+
+def same(a, b):
+    return all(torch.equal(vars(a)[name], vars(b)[name]) for name in vars(a) if name != "n_skipped")
+
+
+def test_shapes_and_long_sequences(config):
+    data = batches(config)
+    batch = data[0]
+    assert batch.image.shape == (8, 3, 48, 48)
+    assert batch.image.dtype == torch.uint8
+    assert batch.poke_xy.shape == batch.poke_flow.shape == (8, 2, 4, 2)
+    assert batch.query_xy.shape == batch.query_flow.shape == (8, 2, 5, 6, 2)
+    assert batch.query_moves.shape == (8, 2, 5, 6)
+    assert data[2].query_xy.shape == (8, 2, 11, 2, 2)
+    for xy in (batch.poke_xy, batch.query_xy):
+        assert xy.min() > 0
+        assert xy.max() < 1
+
+
+def test_same_step_same_batch_and_seeds_differ(config, toy_data, tmp_path):
+    assert same(batches(config)[5], batches(config)[5])
+    assert not same(batches(config)[5], batches(config)[4])
+    other = TrainConfig(**{**vars(config), "seed": 1})
+    assert not same(batches(config)[5], batches(other)[5])
+
+
+def test_processes_share_the_global_batch(config):
+    whole = batches(config)[1]
+    halves = [batches(config, rank=rank, world=2)[1] for rank in (0, 1)]
+    for name in vars(whole):
+        if name != "n_skipped":
+            parts = torch.cat([vars(half)[name] for half in halves])
+            assert torch.equal(parts, vars(whole)[name])
+    pieces = whole.split(4)
+    assert torch.equal(torch.cat([piece.query_xy for piece in pieces]), whole.query_xy)
+
+
+def test_every_epoch_visits_every_view_once(config, toy_data):
+    """12 views in batches of 4: three steps see each image once."""
+    plain = TrainConfig(**{**vars(config), "batch": 4})
+    data = batches(plain)
+    seen = []
+    data._load = lambda view, rng, load=data._load: (seen.append(view.scene_seed), load(view, rng))[
+        1
+    ]
+    for step in range(6):
+        data[step]
+    assert sorted(seen[:12]) == sorted(seen[12:]) == list(range(12))
+    assert seen[:12] != seen[12:]
+
+
+def test_batch_must_divide(config):
+    with pytest.raises(InvalidInputError, match="not a multiple"):
+        batches(config, rank=0, world=3)
+
+
+def test_pokes_and_queries_go_where_asked(config):
+    data = batches(config)
+    first, others, moving, n = 0.0, 0.0, 0.0, 12
+    for step in range(0, n):
+        batch = data[step]
+        lengths = batch.poke_flow.norm(dim=-1)
+        first += (lengths[:, :, 0] > 0).float().mean().item() / n
+        others += (lengths[:, :, 1:] > 0).float().mean().item() / n
+        moving += batch.query_moves.float().mean().item() / n
+    area = 25 / 256  # the square's share of the picture, more after zooming in
+    assert 0.8 < first < 0.97
+    assert 0.4 < others < 0.65
+    # 0.3 on the square, about half of the 0.2 at its border, and the square's share of the rest.
+    assert 0.35 < moving < 0.3 + 0.15 + 0.5 * 3 * area
+    assert torch.equal(batch.query_moves, batch.query_flow.norm(dim=-1) > 0)
+
+
+def test_labels_are_exact_after_augmentation(config):
+    """All points of the toy's square move alike, so every moving query equals the first poke."""
+    batch = batches(config)[0]
+    for view in range(8):
+        for outcome in range(2):
+            flows = batch.query_flow[view, outcome][batch.query_moves[view, outcome]]
+            pokes = batch.poke_flow[view, outcome]
+            pokes = pokes[pokes.norm(dim=-1) > 0]
+            torch.testing.assert_close(flows, pokes[:1].expand_as(flows), atol=1e-6, rtol=0)
+
+
+def test_unusable_samples_are_replaced_and_counted(toy, config, tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    still = np.zeros((1, 16, 16, 2), np.float16)
+    lost = np.full((1, 16, 16, 2), np.inf, np.float16)
+    samples = {f"good{i}": toy.members(rng, i, 0) for i in range(4)}
+    samples |= {"still": toy.members(rng, 10, 0, flow=still)}
+    samples |= {"lost": toy.members(rng, 11, 0, flow=lost)}
+    toy.write_shard(tmp_path / "train-00000.tar", samples)
+    config = TrainConfig(**{**vars(config), "data": tmp_path, "batch": 6})
+    data = batches(config)
+    skipped = [data[step].n_skipped for step in range(4)]
+    assert min(skipped) >= 2
+    assert torch.isfinite(data[0].query_flow).all()
+    messages = [record.getMessage() for record in caplog.records]
+    assert sum("nothing moves" in message for message in messages) == 1
+    assert sum("not finite" in message for message in messages) == 1
+
+
+def test_only_unusable_samples_stop_the_run(toy, config, tmp_path):
+    still = np.zeros((1, 16, 16, 2), np.float16)
+    files = toy.members(np.random.default_rng(0), 0, 0, flow=still)
+    toy.write_shard(tmp_path / "train-00000.tar", {"still": files})
+    config = TrainConfig(**{**vars(config), "data": tmp_path})
+    with pytest.raises(InvalidInputError, match="in a row cannot be used"):
+        batches(config)[0]
