@@ -1,0 +1,129 @@
+"""The centre crop between source pixels and the model's unit square; nothing else knows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import InvalidInputError
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+
+@dataclass(frozen=True)
+class CropTransform:
+    """Centre square of an image, resized to what the model takes.
+
+    Pixel coordinates are continuous: x right, y down, the centre of the first pixel at (0.5, 0.5).
+    The unit square [0, 1]^2 spans the crop from its outer top-left corner. Points outside it are
+    legal. Methods on points take floating numpy arrays or torch tensors [..., 2] and return the
+    same kind and dtype.
+
+    Raises InvalidInputError unless all sizes are at least 1.
+    """
+
+    image_width_px: int
+    image_height_px: int
+    input_px: int
+
+    def __post_init__(self) -> None:
+        """Validate; raises InvalidInputError."""
+        for name in ("image_width_px", "image_height_px", "input_px"):
+            if getattr(self, name) < 1:
+                raise InvalidInputError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def roi(self) -> tuple[int, int, int]:
+        """Left edge x_px, top edge y_px and side_px of the crop in the source image."""
+        side = min(self.image_width_px, self.image_height_px)
+        # Python's round (half to even) is what the published network was run with.
+        return (
+            round((self.image_width_px - side) / 2),
+            round((self.image_height_px - side) / 2),
+            side,
+        )
+
+    def to_unit(self, points_px: Array) -> Array:
+        """Source pixels to the unit square."""
+        x, y, side = self.roi
+        return (points_px - _vector(x, y, points_px)) / side
+
+    def to_source(self, points_unit: Array) -> Array:
+        """Unit square to source pixels."""
+        x, y, side = self.roi
+        return points_unit * side + _vector(x, y, points_unit)
+
+    def displacement_to_unit(self, displacement_px: Array) -> Array:
+        """Displacements in source pixels to the unit square's."""
+        return displacement_px / self.roi[2]
+
+    def displacement_to_source(self, displacement_unit: Array) -> Array:
+        """Displacements in the unit square to source pixels."""
+        return displacement_unit * self.roi[2]
+
+    def contains(self, points_px: Array) -> Array:
+        """Whether points lie in the crop, bool [...]; False for NaN."""
+        x, y, side = self.roi
+        return _within(points_px, x, y, x + side, y + side)
+
+    def in_image(self, points_px: Array) -> Array:
+        """Whether points lie in the source image, bool [...]; False for NaN."""
+        return _within(points_px, 0, 0, self.image_width_px, self.image_height_px)
+
+    def crop_and_resize(self, rgb: np.ndarray) -> Tensor:
+        """Model input uint8 [3, input_px, input_px] from an image uint8 [H, W, 3], any strides.
+
+        Antialiased bicubic, as Pillow's. Raises InvalidInputError when dtype or shape differ.
+        """
+        expected = (self.image_height_px, self.image_width_px, 3)
+        if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.shape != expected:
+            got = f"{rgb.dtype} {rgb.shape}" if isinstance(rgb, np.ndarray) else type(rgb).__name__
+            raise InvalidInputError(f"image must be a numpy array uint8 {expected}, got {got}")
+        x, y, side = self.roi
+        # Messages give read-only buffers, which torch cannot take; a copy of the crop is cheap.
+        square = np.array(rgb[y : y + side, x : x + side], order="C")
+        planes = torch.from_numpy(square).permute(2, 0, 1).unsqueeze(0)
+        size = (self.input_px, self.input_px)
+        return F.interpolate(planes, size, mode="bicubic", antialias=True)[0].contiguous()
+
+    def grid(self, n: int) -> np.ndarray:
+        """Centres of n x n cells of the crop in source pixels, float32 [n * n, 2], row-major."""
+        if n < 1:
+            raise InvalidInputError(f"a grid needs at least 1 cell per side, got {n}")
+        ticks = (np.arange(n) + 0.5) / n
+        unit = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
+        return self.to_source(unit).astype(np.float32)
+
+    def paste(self, values: np.ndarray | Tensor, fill: float) -> np.ndarray:
+        """Maps over the source image, float32 [..., H, W], from maps [..., n, n] of `grid(n)`.
+
+        Bilinear between cell centres, constant beyond the outermost ones, `fill` outside the crop.
+        """
+        cells = torch.as_tensor(values, dtype=torch.float32).cpu()
+        if cells.ndim < 2 or cells.shape[-1] != cells.shape[-2] or cells.shape[-1] < 1:
+            raise InvalidInputError(f"maps must be [..., n, n], got {list(cells.shape)}")
+        x, y, side = self.roi
+        shape = (*cells.shape[:-2], self.image_height_px, self.image_width_px)
+        pasted = np.full(shape, fill, dtype=np.float32)
+        maps = cells.reshape(-1, 1, *cells.shape[-2:])
+        if len(maps):
+            resized = F.interpolate(maps, (side, side), mode="bilinear", align_corners=False)
+            crop = resized.reshape(*cells.shape[:-2], side, side)
+            pasted[..., y : y + side, x : x + side] = crop.numpy()
+        return pasted
+
+
+def _vector(x: float, y: float, like: Array) -> Array:
+    if isinstance(like, Tensor):
+        return like.new_tensor((x, y))
+    return np.array((x, y), dtype=like.dtype)
+
+
+def _within(points: Array, left: float, top: float, right: float, bottom: float) -> Array:
+    x, y = points[..., 0], points[..., 1]
+    return (x >= left) & (x <= right) & (y >= top) & (y <= bottom)
