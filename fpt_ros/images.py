@@ -1,0 +1,156 @@
+"""Camera messages to RGB arrays, with NumPy and OpenCV (4 or 5) alone.
+
+Not cv_bridge: it exists only on ROS 2 machines, where it is compiled against one major version of
+NumPy and fails with the other, and the common encodings are a few lines each. Messages are read by
+the names of their fields, so those of rclpy and those of `rosbags` will both do. They come from the
+network: every field is checked before it is used.
+"""
+
+import struct
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fpt_ros.core.errors import InvalidInputError
+
+# A compressed image of a few kB can claim any size; 8K video has 33 million pixels.
+MAX_COMPRESSED_PIXELS = 64_000_000
+
+# Bytes per pixel and OpenCV's conversion. OpenCV names a Bayer pattern after the four pixels one
+# row and one column further on: its BayerBG is RGGB.
+_ENCODINGS: dict[str, tuple[int, int | None]] = {
+    "rgb8": (3, None),
+    "bgr8": (3, cv2.COLOR_BGR2RGB),
+    "rgba8": (4, cv2.COLOR_RGBA2RGB),
+    "bgra8": (4, cv2.COLOR_BGRA2RGB),
+    "mono8": (1, cv2.COLOR_GRAY2RGB),
+    "mono16": (2, cv2.COLOR_GRAY2RGB),
+    "bayer_rggb8": (1, cv2.COLOR_BayerBG2RGB),
+    "bayer_bggr8": (1, cv2.COLOR_BayerRG2RGB),
+    "bayer_gbrg8": (1, cv2.COLOR_BayerGR2RGB),
+    "bayer_grbg8": (1, cv2.COLOR_BayerGB2RGB),
+    "yuv422": (2, cv2.COLOR_YUV2RGB_UYVY),
+    "uyvy": (2, cv2.COLOR_YUV2RGB_UYVY),
+    "yuv422_yuy2": (2, cv2.COLOR_YUV2RGB_YUY2),
+    "yuyv": (2, cv2.COLOR_YUV2RGB_YUY2),
+}
+
+
+def image_to_rgb(message: Any) -> NDArray[np.uint8]:
+    """Decode a sensor_msgs Image or CompressedImage into RGB uint8 [H, W, 3].
+
+    Encodings: rgb8, bgr8, rgba8, bgra8, mono8, mono16 (its upper 8 bits), bayer_*8, yuv422 (UYVY),
+    yuv422_yuy2; JPEG and PNG. The result may share the memory of the message.
+
+    Raises:
+        InvalidInputError: names the field that is wrong.
+    """
+    try:
+        return _decompressed(message) if hasattr(message, "format") else _decoded(message)
+    except cv2.error as error:
+        raise InvalidInputError(f"data cannot be decoded: {error.err or error}") from error
+
+
+def rows_of(message: Any, dtype: "np.dtype[Any]", channels: int) -> NDArray[Any]:
+    """View the pixels of a sensor_msgs Image: [H, W, channels], without the padding of its rows.
+
+    Raises:
+        InvalidInputError: height, width, step and data do not fit together.
+    """
+    height, width, step = message.height, message.width, message.step
+    if height < 1 or width < 1:
+        raise InvalidInputError(f"height and width must be at least 1, got {height} x {width}")
+    row_bytes = width * channels * dtype.itemsize
+    if step < row_bytes:
+        raise InvalidInputError(
+            f"step must be at least {row_bytes} bytes for {width} px {message.encoding}, got {step}"
+        )
+    data = _bytes_of(message)
+    if len(data) != height * step:
+        raise InvalidInputError(
+            f"data must hold height * step = {height * step} bytes, got {len(data)}"
+        )
+    pixels = data.reshape(height, step)[:, :row_bytes]
+    return np.ascontiguousarray(pixels).view(dtype).reshape(height, width, channels)
+
+
+def _decoded(message: Any) -> NDArray[np.uint8]:
+    if message.encoding not in _ENCODINGS:
+        raise InvalidInputError(
+            f"encoding {message.encoding!r} is not one of {', '.join(_ENCODINGS)}"
+        )
+    channels, conversion = _ENCODINGS[message.encoding]
+    if message.encoding == "mono16":
+        samples = rows_of(message, np.dtype(">u2" if message.is_bigendian else "<u2"), 1)
+        pixels = (samples >> 8).astype(np.uint8)
+    else:
+        pixels = rows_of(message, np.dtype(np.uint8), channels)
+    if conversion is None:
+        return pixels
+    if conversion in _YUV_422 and message.width % 2:
+        raise InvalidInputError(f"width must be even for {message.encoding}, got {message.width}")
+    if message.encoding.startswith("bayer") and min(pixels.shape[:2]) < 4:
+        raise InvalidInputError(
+            f"height and width must be at least 4 for {message.encoding}, "
+            f"got {message.height} x {message.width}"
+        )
+    return np.asarray(cv2.cvtColor(pixels, conversion), np.uint8)
+
+
+def _decompressed(message: Any) -> NDArray[np.uint8]:
+    data = _bytes_of(message)
+    width, height = _compressed_size(data.tobytes(), message.format)
+    if width < 1 or height < 1 or width * height > MAX_COMPRESSED_PIXELS:
+        raise InvalidInputError(
+            f"data claims {width} x {height} px; from 1 to {MAX_COMPRESSED_PIXELS} are accepted"
+        )
+    # Pixel coordinates are those of the sensor: a camera's EXIF rotation is not applied.
+    bgr = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if bgr is None or bgr.shape != (height, width, 3):
+        raise InvalidInputError(f"data cannot be decoded as {message.format!r}")
+    # image_transport names the order of channels that it compressed after the codec, as in
+    # "rgb8; jpeg compressed bgr8". Only "compressed rgb8" differs from what every codec means.
+    if "compressed rgb" in message.format:
+        return np.asarray(bgr, np.uint8)
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _bytes_of(message: Any) -> NDArray[np.uint8]:
+    return np.frombuffer(message.data, np.uint8)
+
+
+def _compressed_size(data: bytes, described_as: str) -> tuple[int, int]:
+    """Width and height from the header, so that a bomb is not decoded; also refuses a torso."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) >= 24:
+        if b"IEND" not in data[-64:]:
+            raise InvalidInputError(f"data is truncated: a PNG of {len(data)} bytes without an end")
+        width, height = struct.unpack_from(">II", data, 16)
+        return width, height
+    if data.startswith(b"\xff\xd8"):
+        # Cameras may pad the end with zeros.
+        if not data[-4096:].rstrip(b"\0").endswith(b"\xff\xd9"):
+            raise InvalidInputError(
+                f"data is truncated: a JPEG of {len(data)} bytes without an end"
+            )
+        return _jpeg_size(data)
+    raise InvalidInputError(f"data is neither JPEG nor PNG (format is {described_as!r})")
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    position = 2
+    while position + 9 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        # Start of frame; C4, C8 and CC share the range but mean something else.
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", data, position + 5)
+            return width, height
+        position += 2 + struct.unpack_from(">H", data, position + 2)[0]
+    raise InvalidInputError("data is damaged: a JPEG without the size of its image")
+
+
+_YUV_422 = (cv2.COLOR_YUV2RGB_UYVY, cv2.COLOR_YUV2RGB_YUY2)
