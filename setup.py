@@ -3,7 +3,8 @@
 CMake builds and installs the package into a staging folder, exactly as it does under colcon. The
 generated Python modules then join the package (the source tree itself for an editable
 installation), and the rest (libraries, interface definitions, launch files, weights) goes where a
-ROS installation has it: `lib/`, `share/` and `include/` below `sys.prefix`.
+ROS installation has it: `lib/`, `share/` and `include/` below `sys.prefix`. `bin/` is left to
+setuptools' own entry points.
 """
 
 import importlib.util
@@ -19,7 +20,6 @@ from setuptools.command.build import build
 
 SOURCE = Path(__file__).parent.resolve()
 PACKAGE = "fpt_ros"
-GENERATED = ("msg", "srv", "action", "*.so")
 
 
 class InterfaceDistribution(Distribution):
@@ -40,6 +40,11 @@ class BuildWithInterfaces(build):
     """The usual build, then the ROS interfaces."""
 
     sub_commands = [*build.sub_commands, ("build_interfaces", None)]  # noqa: RUF012
+
+    def run(self) -> None:
+        """Build from nothing: modules deleted since an earlier build must not ship again."""
+        shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
 
 
 class BuildInterfaces(Command):
@@ -66,20 +71,21 @@ class BuildInterfaces(Command):
         run_cmake(work / "cmake", staging)
 
         package = SOURCE / PACKAGE if self.editable_mode else Path(self.build_lib) / PACKAGE
-        for pattern in GENERATED:
-            for generated in (staging / "site" / PACKAGE).glob(pattern):
-                if generated.is_dir():
-                    ignored = shutil.ignore_patterns("__pycache__", "*.c")
-                    shutil.rmtree(package / generated.name, ignore_errors=True)
-                    shutil.copytree(generated, package / generated.name, ignore=ignored)
-                else:
-                    shutil.copy2(generated, package)
+        generated = staging / "site" / PACKAGE
+        for kind in ("msg", "srv", "action"):
+            shutil.rmtree(package / kind, ignore_errors=True)
+            ignored = shutil.ignore_patterns("__pycache__", "*.c")
+            shutil.copytree(generated / kind, package / kind, ignore=ignored)
+        for library in generated.glob("*.so"):
+            # A new file, not new content: a running process may have the old one mapped.
+            (package / library.name).unlink(missing_ok=True)
+            shutil.copy2(library, package)
 
         # Commands that exist by now hold on to the list itself.
         files: dict[str, list[str]] = {}
         for path in sorted(staging.rglob("*")):
             relative = path.relative_to(staging)
-            if path.is_file() and relative.parts[0] != "site":
+            if path.is_file() and relative.parts[0] in {"include", "lib", "share"}:
                 files.setdefault(str(relative.parent), []).append(str(path))
         self.distribution.data_files[:] = files.items()
 
@@ -107,9 +113,7 @@ def run_cmake(build_folder: Path, staging: Path) -> None:
         "AMENT_PREFIX_PATH": str(ros),
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
-    cmake = [sys.executable, "-m", "cmake"]
     options = {
-        "AMENT_CMAKE_ENVIRONMENT_GENERATION": "OFF",
         "BUILD_TESTING": "OFF",
         "CMAKE_BUILD_TYPE": "Release",
         "CMAKE_INSTALL_PREFIX": staging,
@@ -119,10 +123,10 @@ def run_cmake(build_folder: Path, staging: Path) -> None:
         "Python3_EXECUTABLE": sys.executable,
     }
     definitions = [f"-D{name}={value}" for name, value in options.items()]
-    configure = [*cmake, "-S", str(SOURCE), "-B", str(build_folder), *definitions]
-    compile_and_install = [*cmake, "--build", str(build_folder), "--parallel", "--target", "install"]
-    subprocess.run(configure, check=True, env=environment)
-    subprocess.run(compile_and_install, check=True, env=environment)
+    configure = ["-S", str(SOURCE), "-B", str(build_folder), *definitions]
+    install = ["--build", str(build_folder), "--target", "install", "-j", str(os.cpu_count())]
+    for arguments in (configure, install):
+        subprocess.run([sys.executable, "-m", "cmake", *arguments], check=True, env=environment)
 
 
 def ros_prefix() -> Path:

@@ -1,0 +1,42 @@
+# One virtual environment with everything, built once. It needs Python 3.10 to 3.13 with its headers
+# and venv module, a C++ compiler and the package registry; after that no network.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+INTERFACES := $(wildcard msg/*.msg srv/*.srv action/*.action)
+
+.PHONY: help setup demo test lint clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo   play a recorded camera through the predictor node; pictures end up in demo_output/"
+	@echo "make test   run all tests"
+	@echo "make lint   check style and types"
+	@echo "make setup  only build the virtual environment $(VENV), with fpt_ros in editable mode"
+	@echo "make clean  remove everything that was built"
+
+setup: $(STAMP)
+
+# Editable: changed Python files need no new installation, changed messages do.
+$(STAMP): pyproject.toml setup.py CMakeLists.txt constraints.txt $(INTERFACES) $(wildcard cmake/*)
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --constraint constraints.txt --editable '.[scenes,train,test]'
+	touch $@
+
+demo: $(STAMP)
+	$(RUN) -m demo
+
+test: $(STAMP)
+	$(RUN) -m pytest
+
+lint: $(STAMP)
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	$(RUN) -m mypy
+
+clean:
+	rm -rf $(VENV) build install log dist demo_output *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf fpt_ros/msg fpt_ros/srv fpt_ros/action fpt_ros/*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
