@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,7 +77,7 @@ class GaussianMixture:
         Raises:
             InvalidInputError: wrong shapes, NaN or infinity, weights or covariances that are none.
         """
-        weights, means, covariances = map(torch.as_tensor, (weights, means, covariances))
+        weights, means, covariances = map(_as_tensor, (weights, means, covariances))
         input_dtype = torch.promote_types(covariances.dtype, torch.float32)
         dtype = dtype or input_dtype
         shape = tuple(weights.shape)
@@ -153,14 +154,13 @@ class GaussianMixture:
 
     def covariance(self) -> Tensor:
         """Covariance of the whole mixture [..., 2, 2]: within plus between components."""
-        offset = self.means - self.mean().unsqueeze(-2)
-        within = self.scale_tril @ self.scale_tril.mT
-        between = offset.unsqueeze(-1) * offset.unsqueeze(-2)
-        return (self.weights[..., None, None] * (within + between)).sum(dim=-3)
+        xx, xy, yy = self._total_covariance()
+        return torch.stack([xx, xy, xy, yy], dim=-1).unflatten(-1, (2, 2))
 
     def std(self) -> Tensor:
         """Square root of the trace of `covariance` [...]: the RMS distance from the mean."""
-        return self.covariance().diagonal(dim1=-2, dim2=-1).sum(dim=-1).sqrt()
+        xx, _, yy = self._total_covariance()
+        return (xx + yy).sqrt()
 
     def modes(self) -> tuple[Tensor, Tensor]:
         """Distinct outcomes, the likeliest first: weights [..., K] and means [..., K, 2].
@@ -204,7 +204,7 @@ class GaussianMixture:
         log_det_product = (log_det.unsqueeze(-1) + log_det.unsqueeze(-2)) / 2
         lower = bound(squared / 8 + (log_det_average - log_det_product) / 2)
         upper = bound(_component_divergences(self, self))
-        xx, xy, _, yy = self.covariance().flatten(-2).unbind(-1)
+        xx, xy, yy = self._total_covariance()
         gaussian = 0.5 * (xx * yy - xy * xy).log() + _UNIT_ENTROPY
         return lower.to(dtype), torch.minimum(upper, gaussian).to(dtype)
 
@@ -302,6 +302,14 @@ class GaussianMixture:
         l00, _, l10, l11 = self.scale_tril.flatten(-2).unbind(-1)
         return l00, l10, l11
 
+    def _total_covariance(self) -> tuple[Tensor, Tensor, Tensor]:
+        """xx, xy and yy of `covariance`, each [...]."""
+        dx, dy = (self.means - self.mean().unsqueeze(-2)).unbind(-1)
+        between = torch.stack([dx * dx, dx * dy, dy * dy], dim=-1)
+        total = (self.weights.unsqueeze(-1) * (self.covariances + between)).sum(dim=-2)
+        xx, xy, yy = total.unbind(-1)
+        return xx, xy, yy
+
     def _mean_distances(self) -> tuple[Tensor, Tensor]:
         """Pairs of components [..., K, K] under the average of their two covariances.
 
@@ -325,6 +333,11 @@ def _squareplus(v: Tensor) -> Tensor:
 def _lower(l00: Tensor, l10: Tensor, l11: Tensor) -> Tensor:
     """Lower triangular matrices [..., 2, 2]."""
     return torch.stack([l00, torch.zeros_like(l00), l10, l11], dim=-1).unflatten(-1, (2, 2))
+
+
+def _as_tensor(data: Any) -> Tensor:
+    # Arrays are copied: those of messages may be read-only, and are not ours to keep.
+    return data if isinstance(data, Tensor) else torch.from_numpy(np.array(data))
 
 
 def _require(ok: Tensor, message: str) -> None:

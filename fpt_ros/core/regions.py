@@ -17,7 +17,7 @@ from torch.special import ndtr
 # Beyond this many standard deviations a normal distribution function is 0 or 1 to 1e-15.
 _TAIL = 8.0
 _TINY = torch.finfo(torch.float64).tiny
-_NODES, _NODE_WEIGHTS = (torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(40))
+_NODES, _NODE_WEIGHTS = (torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(32))
 
 Factors = tuple[Tensor, Tensor, Tensor]
 
