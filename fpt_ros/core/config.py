@@ -14,6 +14,9 @@ from .errors import InvalidInputError
 _MAX_SIZE = 16384
 _MAX_DEPTH = 256
 
+# The smallest deviation along a Cholesky axis that the published head can express, in its units.
+MIN_HEAD_STD = 1e-4
+
 
 def _check_sizes(config: object, **limits: int) -> None:
     """Raise InvalidInputError unless every named integer field lies in [1, limit]."""
@@ -33,6 +36,14 @@ def _check_positive(config: object, *names: str) -> None:
         if not (math.isfinite(value) and value > 0):
             raise InvalidInputError(
                 f"{type(config).__name__}.{name} must be finite and positive, got {value!r}"
+            )
+
+
+def _check_flags(config: object, *names: str) -> None:
+    for name in names:
+        if not isinstance(value := getattr(config, name), bool):
+            raise InvalidInputError(
+                f"{type(config).__name__}.{name} must be true or false, got {value!r}"
             )
 
 
@@ -69,6 +80,38 @@ class DinoEncoderConfig:
 
 
 @dataclass(frozen=True)
+class PyramidEncoderConfig:
+    """Convolutions down to stride 16, attention there, and back up to maps of stride 8 and 4."""
+
+    input_px: int = 192
+    width_at_2: int = 24  # channels at stride 2, and so on
+    width_at_4: int = 48
+    width_at_8: int = 96
+    width: int = 192  # of the tokens at stride 16
+    depth: int = 4
+    heads: int = 3
+    mlp_ratio: int = 3
+
+    def __post_init__(self) -> None:
+        """Validate; raises InvalidInputError."""
+        _check_sizes(
+            self,
+            input_px=4096,
+            width_at_2=_MAX_SIZE,
+            width_at_4=_MAX_SIZE,
+            width_at_8=_MAX_SIZE,
+            width=_MAX_SIZE,
+            depth=_MAX_DEPTH,
+            heads=_MAX_SIZE,
+            mlp_ratio=16,
+        )
+        if self.input_px % 16:
+            raise InvalidInputError(f"input_px {self.input_px} must be a multiple of 16")
+        if self.width % self.heads:
+            raise InvalidInputError(f"width {self.width} must be a multiple of heads {self.heads}")
+
+
+@dataclass(frozen=True)
 class TransformerConfig:
     """The poke transformer."""
 
@@ -76,10 +119,12 @@ class TransformerConfig:
     depth: int = 12
     d_head: int = 64
     ff_expand: int = 3
+    project_cross: bool = False  # apply `cross_out`, which the published network only stores
 
     def __post_init__(self) -> None:
         """Validate; raises InvalidInputError."""
         _check_sizes(self, width=_MAX_SIZE, depth=_MAX_DEPTH, d_head=1024, ff_expand=16)
+        _check_flags(self, "project_cross")
         if self.width % self.d_head:
             raise InvalidInputError(
                 f"width {self.width} must be a multiple of d_head {self.d_head}"
@@ -95,20 +140,29 @@ class TransformerConfig:
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """The mixture head."""
+    """The mixture head and the units it works in."""
 
     n_components: int = 4
+    flow_scale: float = 1.0  # flows are multiplied by this inside the network, to be about 1
+    min_std: float = MIN_HEAD_STD  # least deviation along a Cholesky axis, in the unit square
+    poke_relative: bool = False  # means are a turned and scaled copy of a poke's flow + an offset
 
     def __post_init__(self) -> None:
         """Validate; raises InvalidInputError."""
         _check_sizes(self, n_components=64)
+        _check_positive(self, "flow_scale", "min_std")
+        if self.min_std * self.flow_scale < MIN_HEAD_STD:
+            raise InvalidInputError(
+                f"min_std {self.min_std} must be at least {MIN_HEAD_STD} / flow_scale"
+            )
+        _check_flags(self, "poke_relative")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Everything needed to build a network; the defaults are the published FPT-Base."""
 
-    encoder: DinoEncoderConfig = field(default_factory=DinoEncoderConfig)
+    encoder: DinoEncoderConfig | PyramidEncoderConfig = field(default_factory=DinoEncoderConfig)
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
 
@@ -145,7 +199,10 @@ class ModelConfig:
         )
 
 
-_ENCODER_KINDS: dict[type, str] = {DinoEncoderConfig: "dino"}
+_ENCODER_KINDS: dict[type, str] = {
+    DinoEncoderConfig: "dino",
+    PyramidEncoderConfig: "pyramid",
+}
 
 
 def _section(value: Any, name: str, known: set[str] | None) -> dict[str, Any]:
@@ -161,3 +218,8 @@ def _build(config_type: type, value: Any, name: str) -> Any:
 
 
 FPT_BASE = ModelConfig()
+FPT_SMALL = ModelConfig(
+    PyramidEncoderConfig(),
+    TransformerConfig(width=160, depth=4, d_head=32, ff_expand=2, project_cross=True),
+    HeadConfig(n_components=4, flow_scale=10.0, min_std=1e-3, poke_relative=True),
+)

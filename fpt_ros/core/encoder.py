@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import DinoEncoderConfig
+from .config import DinoEncoderConfig, PyramidEncoderConfig
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -191,3 +191,71 @@ class DinoEncoder(nn.Module):
 
 def _per_channel(values: tuple[float, float, float], image: Tensor) -> Tensor:
     return torch.tensor(values, device=image.device).to(image.dtype).view(3, 1, 1)
+
+
+class _ConvNorm(nn.Module):
+    """3x3 convolution, layer norm over the channels, ReLU; [B, C, H, W] in channels-last memory."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
+        self.norm = nn.LayerNorm(channels_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x).permute(0, 2, 3, 1))
+        return F.relu(x).permute(0, 3, 1, 2)
+
+
+class _Merge(nn.Module):
+    """Doubles the resolution of a coarse map and merges it with a fine one."""
+
+    def __init__(self, coarse_channels: int, channels: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(coarse_channels, channels, 1)
+        self.mix = _ConvNorm(channels, channels, stride=1)
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        raised = F.interpolate(self.reduce(coarse), scale_factor=2.0, mode="nearest")
+        return self.mix(fine + raised)
+
+
+class PyramidEncoder(nn.Module):
+    """The small encoder: tokens at stride 16 for attention, maps at strides 8 and 4 to sample.
+
+    A poked part may be thin: the maps keep what the tokens are too coarse for.
+    """
+
+    align_corners = False
+
+    def __init__(self, config: PyramidEncoderConfig) -> None:
+        super().__init__()
+        self.input_px = config.input_px
+        self.map_channels = config.width_at_8 + config.width_at_4
+        self.token_channels = config.width
+        self.side = config.input_px // 16
+        self.to_2 = _ConvNorm(3, config.width_at_2, stride=2)
+        self.to_4 = _ConvNorm(config.width_at_2, config.width_at_4, stride=2)
+        self.to_8 = _ConvNorm(config.width_at_4, config.width_at_8, stride=2)
+        self.to_16 = nn.Conv2d(config.width_at_8, config.width, 3, stride=2, padding=1)
+        self.position = nn.Parameter(torch.zeros(1, self.side**2, config.width))
+        nn.init.trunc_normal_(self.position, std=0.02)
+        self.blocks = nn.ModuleList(
+            VitBlock(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.width)
+        self.up_8 = _Merge(config.width, config.width_at_8)
+        self.up_4 = _Merge(config.width_at_8, config.width_at_4)
+
+    def forward(self, image: Tensor) -> ImageFeatures:
+        """Encode float RGB [B, 3, H, W] in [-1, 1] of any size (centre square, resized)."""
+        image = crop_and_resize(image, self.input_px).contiguous(memory_format=torch.channels_last)
+        at_4 = self.to_4(self.to_2(image))
+        at_8 = self.to_8(at_4)
+        tokens = self.to_16(at_8).flatten(2).transpose(1, 2) + self.position
+        for block in self.blocks:
+            tokens = block(tokens)
+        tokens = self.norm(tokens)
+        at_16 = tokens.transpose(1, 2).unflatten(2, (self.side, self.side))
+        at_8 = self.up_8(at_16, at_8)
+        at_4 = self.up_4(at_8, at_4)
+        return ImageFeatures((at_8, at_4), tokens, cell_centres(self.side, self.side, image))

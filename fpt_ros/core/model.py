@@ -11,15 +11,16 @@ harmonics of the token embedding and the rotary code are computed in float32 eit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from .config import ModelConfig
-from .encoder import DinoEncoder, sample_maps
+from .config import MIN_HEAD_STD, DinoEncoderConfig, ModelConfig
+from .encoder import DinoEncoder, PyramidEncoder, sample_maps
 from .errors import InvalidInputError
-from .transformer import ImageKeys, PokeKeys, RmsNorm, TokenEmbedding, Transformer
+from .mixture import GaussianMixture
+from .transformer import ImageKeys, PokeKeys, PokeReference, RmsNorm, TokenEmbedding, Transformer
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ class PokeContext:
     keys: tuple[PokeKeys, ...]  # per layer
     visible: Tensor  # [B, C, P] bool, false where a slot is padding
     gains: Tensor  # [depth, 3, B, 1, 1, width]
+    xy: Tensor  # [B, C, P, 2]
+    flow: Tensor  # [B, C, P, 2], in the units of the head
+    reference_keys: Tensor  # [B, C, P, d_key], d_key is 0 unless the head is relative to pokes
 
 
 class FlowPokeModel(nn.Module):
@@ -46,8 +50,13 @@ class FlowPokeModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        width, outputs = config.transformer.width, 6 * config.head.n_components
-        self.image_embedder = DinoEncoder(config.encoder)
+        width = config.transformer.width
+        n, relative = config.head.n_components, config.head.poke_relative
+        self.image_embedder = (
+            DinoEncoder(config.encoder)
+            if isinstance(config.encoder, DinoEncoderConfig)
+            else PyramidEncoder(config.encoder)
+        )
         self.cond_emb = nn.Embedding(2, width)
         self.input_mlp = TokenEmbedding(width, self.image_embedder.map_channels)
         self.transformer = Transformer(config.transformer, self.image_embedder.token_channels)
@@ -57,8 +66,13 @@ class FlowPokeModel(nn.Module):
             nn.SiLU(),
             nn.Linear(width, width),
             nn.SiLU(),
-            nn.Linear(width, outputs),
+            last := nn.Linear(width, 8 * n if relative else 6 * n),
         )
+        self.poke_reference = PokeReference(width) if relative else None
+        if relative:
+            # Start from components that range from "stays" to "moves like the poke".
+            with torch.no_grad():
+                last.bias[6 * n : 7 * n] = torch.linspace(0, 1, n)
 
     def encode(self, image: Tensor) -> ImageContext:
         """Encode float RGB images [B, 3, H, W] in [-1, 1]; any size, the centre square is used.
@@ -117,6 +131,20 @@ class FlowPokeModel(nn.Module):
         none = points[:, :, :0]
         return self._advance(image, pokes, none, none, None, points)[1]
 
+    def mixture(self, raw: Tensor, dtype: torch.dtype = torch.float64) -> GaussianMixture:
+        """Distributions of the displacement, in units of the unit square, from raw [..., 6K]."""
+        head = self.config.head
+        inner = GaussianMixture.from_head(raw, head.n_components, dtype)
+        floor = head.min_std - MIN_HEAD_STD / head.flow_scale
+        if head.flow_scale == 1 and floor == 0:
+            return inner
+        eye = torch.eye(2, dtype=dtype, device=raw.device)
+        return GaussianMixture(
+            inner.log_weights,
+            inner.means / head.flow_scale,
+            inner.scale_tril / head.flow_scale + floor * eye,
+        )
+
     def forward(
         self,
         image: Tensor,
@@ -167,10 +195,16 @@ class FlowPokeModel(nn.Module):
             )
         heads, d_head = self.config.transformer.heads, self.config.transformer.d_head
         empty = image.keys[0].v.new_empty(batch, poke_xy.shape[1], heads, 0, d_head)
+        no_points = poke_xy[:, :, :0]
         return PokeContext(
             tuple(PokeKeys(empty, empty) for _ in image.keys),
-            torch.ones((*poke_xy.shape[:2], 0), dtype=torch.bool, device=device),
+            torch.ones(no_points.shape[:3], dtype=torch.bool, device=device),
             image.gains[:, :, camera_static.to(torch.long), None, None],
+            no_points,
+            no_points,
+            no_points.new_empty(
+                *no_points.shape[:3], PokeReference.D_KEY if self.poke_reference else 0
+            ),
         )
 
     def _advance(
@@ -190,6 +224,7 @@ class FlowPokeModel(nn.Module):
         """
         points = poke_xy[:, :, :0] if points is None else points
         self._check_points(past, poke_xy, poke_flow, points)
+        poke_flow = poke_flow * self.config.head.flow_scale
         n_past, n_pokes, n_points = past.visible.shape[2], poke_xy.shape[2], points.shape[2]
         n_total = n_past + n_pokes
         index = torch.arange(n_total, device=poke_xy.device)
@@ -208,7 +243,32 @@ class FlowPokeModel(nn.Module):
         samples = sample_maps(image.maps, xy, self.image_embedder.align_corners)
         x = self.input_mlp(samples, poke_flow)
         x, keys = self.transformer(x, xy, n_pokes, past.keys, visible, image.keys, past.gains)
-        return PokeContext(keys, present, past.gains), self.out_mlp(x[:, :, n_pokes:])
+        pokes = PokeContext(
+            keys,
+            present,
+            past.gains,
+            torch.cat([past.xy, poke_xy], dim=2),
+            torch.cat([past.flow, poke_flow], dim=2),
+            past.reference_keys,
+        )
+        if self.poke_reference is not None:
+            new_keys = self.poke_reference.key(x[:, :, :n_pokes])
+            pokes = replace(pokes, reference_keys=torch.cat([past.reference_keys, new_keys], 2))
+        return pokes, self._head(x[:, :, n_pokes:], points, pokes, visible[:, :, n_pokes:])
+
+    def _head(self, x: Tensor, points: Tensor, pokes: PokeContext, visible: Tensor) -> Tensor:
+        """Raw mixture parameters [B, C, Q, 6K] of queries with tokens x [B, C, Q, width]."""
+        with torch.autocast(x.device.type, enabled=False):
+            raw = self.out_mlp(x)
+        if self.poke_reference is None:
+            return raw
+        n = self.config.head.n_components
+        logits, means, entries, turns = raw.split([n, 2 * n, 3 * n, 2 * n], dim=-1)
+        flow = self.poke_reference(x, points, pokes.reference_keys, pokes.xy, pokes.flow, visible)
+        across = torch.stack([-flow[..., 1], flow[..., 0]], dim=-1)
+        along_weight, across_weight = turns.unflatten(-1, (2, n, 1)).unbind(-3)
+        copies = along_weight * flow.unsqueeze(-2) + across_weight * across.unsqueeze(-2)
+        return torch.cat([logits, means + copies.flatten(-2), entries], dim=-1)
 
     @staticmethod
     def _check_points(

@@ -25,7 +25,7 @@ def _accurate(x: Tensor) -> Tensor:
 
 
 class Rotation(NamedTuple):
-    """Cosines and sines of rotary position angles, [..., N, heads, d_head / 2]."""
+    """Rotary position code, both [..., N, heads, d_head]: x * cos + (x, halves swapped) * sin."""
 
     cos: Tensor
     sin: Tensor
@@ -47,23 +47,32 @@ class RotaryCode(nn.Module):
             centred = (2 * _accurate(xy) - 1)[..., None, None, :]
             freqs = _accurate(self.freqs)
             theta = torch.cat([centred[..., 1] * freqs[1], centred[..., 0] * freqs[0]], dim=-1)
-            return Rotation(theta.cos(), theta.sin())
+            cos, sin = theta.cos(), theta.sin()
+            return Rotation(torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1))
 
 
-def _cosine_rotate(x: Tensor, scale: Tensor, rotation: Rotation) -> Tensor:
-    """Scale each head's vector x [..., N, heads, d_head] to a learned length and rotate it."""
-    wide = _accurate(x)
-    length = torch.sqrt(scale.abs() + _EPS)[:, None]
-    wide = wide * (length * torch.rsqrt(wide.square().sum(-1, keepdim=True) + _EPS))
-    first, second = wide.chunk(2, dim=-1)
-    cos, sin = rotation
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+def _squared_length(x: Tensor) -> Tensor:
+    """Sum of squares over the last axis, kept; a fused reduction, unlike x.square().sum()."""
+    return torch.linalg.vector_norm(_accurate(x), dim=-1, keepdim=True).square()
+
+
+def _cosine_scale(x: Tensor, scale: Tensor) -> Tensor:
+    """Factor [..., heads, 1] that gives each head's vector x [..., heads, d_head] its length."""
+    length = torch.sqrt(_accurate(scale).abs() + _EPS)[:, None]
+    return length * torch.rsqrt(_squared_length(x) + _EPS)
+
+
+def _rotate(x: Tensor, factor: Tensor, rotation: Rotation) -> Tensor:
+    """Rotate each head's vector x [..., N, heads, d_head] by its position, times `factor`."""
+    wide = _accurate(x) * factor
+    swapped = wide.roll(wide.shape[-1] // 2, dims=-1)
+    return torch.addcmul(wide * rotation.cos, swapped, rotation.sin).to(x.dtype)
 
 
 def _rms_norm(x: Tensor, gain: Tensor) -> Tensor:
     """Root-mean-square norm times `gain`, broadcast against x [B, C, N, width]."""
-    wide = _accurate(x)
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + _EPS) * gain).to(x.dtype)
+    inverse = torch.rsqrt(_squared_length(x) / x.shape[-1] + _EPS)
+    return (_accurate(x) * inverse * gain).to(x.dtype)
 
 
 class _AdaptiveNorm(nn.Module):
@@ -108,8 +117,9 @@ class Layer(nn.Module):
         self.self_out = nn.Linear(width, width, bias=False)
         self.cross_q = nn.Linear(width, width, bias=False)
         self.cross_kv = nn.Linear(image_channels, 2 * width, bias=False)
-        # Part of the published weights, but the published network never applies it.
-        self.cross_out = nn.Linear(width, width, bias=False).requires_grad_(False)
+        self.cross_out = nn.Linear(width, width, bias=False)
+        self.project_cross = config.project_cross
+        self.cross_out.requires_grad_(config.project_cross)
         self.ffn_up = nn.Linear(width, 2 * config.ff_expand * width, bias=False)
         self.ffn_down = nn.Linear(config.ff_expand * width, width, bias=False)
         for linear in (self.self_out, self.cross_out, self.ffn_down):
@@ -124,7 +134,7 @@ class Layer(nn.Module):
         """Keys and values of image tokens [B, S, channels]."""
         kv = self.cross_kv(tokens).unflatten(-1, (2, self.heads, self.d_head))
         k, v = kv.unbind(-3)
-        k = _cosine_rotate(k, self.cross_scale, rotation)
+        k = _rotate(k, _cosine_scale(k, self.cross_scale), rotation)
         return ImageKeys(k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous())
 
     def forward(
@@ -155,26 +165,30 @@ class Layer(nn.Module):
     ) -> tuple[Tensor, PokeKeys]:
         qkv = self.self_qkv(h).unflatten(-1, (3, self.heads, self.d_head))
         q, k, v = qkv.unbind(-3)
-        q = _cosine_rotate(q, self.self_scale, rotation)
-        k = _cosine_rotate(k, self.self_scale, rotation)
-        q, k, v = q.transpose(2, 3), k.transpose(2, 3), v.transpose(2, 3)
+        q_scale, k_scale = _cosine_scale(q, self.self_scale), _cosine_scale(k, self.self_scale)
+        # Seen from its own position a token is not rotated at all.
+        to_self = (q * k).sum(-1, keepdim=True) * (q_scale * k_scale)
+        here = Rotation(rotation.cos[..., :n_pokes, :, :], rotation.sin[..., :n_pokes, :, :])
+        new_k = _rotate(k[..., :n_pokes, :, :], k_scale[..., :n_pokes, :, :], here)
+        q, v = _rotate(q, q_scale, rotation).transpose(2, 3), v.transpose(2, 3)
         pokes = PokeKeys(
-            torch.cat([past.k, k[..., :n_pokes, :]], dim=-2),
+            torch.cat([past.k, new_k.transpose(2, 3)], dim=-2),
             torch.cat([past.v, v[..., :n_pokes, :]], dim=-2),
         )
         to_pokes = (q @ pokes.k.transpose(-1, -2)).masked_fill(~visible.unsqueeze(2), -torch.inf)
-        to_self = (q * k).sum(-1, keepdim=True)
-        weights = torch.cat([to_pokes, to_self], dim=-1).softmax(-1).to(v.dtype)
-        mixed = weights[..., :-1] @ pokes.v + weights[..., -1:] * v
+        logits = torch.cat([to_pokes, to_self.transpose(2, 3)], dim=-1)
+        weights = logits.softmax(-1).to(v.dtype)
+        mixed = torch.addcmul(weights[..., :-1] @ pokes.v, weights[..., -1:], v)
         return mixed.transpose(2, 3).flatten(-2), pokes
 
     def _cross_attention(self, h: Tensor, image: ImageKeys, rotation: Rotation) -> Tensor:
         q = self.cross_q(h).unflatten(-1, (self.heads, self.d_head))
-        q = _cosine_rotate(q, self.cross_scale, rotation)
+        q = _rotate(q, _cosine_scale(q, self.cross_scale), rotation)
         # All candidates look at the same image: fold them into the query axis.
         q = q.flatten(1, 2).transpose(1, 2)
         mixed = F.scaled_dot_product_attention(q, image.k, image.v, scale=1.0)
-        return mixed.transpose(1, 2).reshape(h.shape)
+        mixed = mixed.transpose(1, 2).reshape(h.shape)
+        return self.cross_out(mixed) if self.project_cross else mixed
 
 
 class Transformer(nn.Module):
@@ -274,3 +288,38 @@ class TokenEmbedding(nn.Module):
         queries = query.expand(batch, candidates, length - poke_flow.shape[2], -1)
         x = F.linear(image.to(weight.dtype), image_weight) + torch.cat([pokes, queries], dim=2)
         return self.mlp[2](self.mlp[1](x))
+
+
+class PokeReference(nn.Module):
+    """Chooses, softly, the poke that a point follows.
+
+    A point near a poke mostly moves like it, so mean motions are easier to learn as a turned and
+    scaled copy of that poke's flow than from nothing. The choice is attention with a learned
+    penalty on distance, among the visible pokes and the option to follow none.
+    """
+
+    D_KEY = 32
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(width, self.D_KEY, bias=False)
+        self.key = nn.Linear(width, self.D_KEY, bias=False)
+        self.falloff = nn.Parameter(torch.tensor(5.0))  # nats per side of the unit square
+        self.follow_none = nn.Parameter(torch.tensor(-4.0))
+
+    def forward(
+        self, x: Tensor, xy: Tensor, keys: Tensor, poke_xy: Tensor, flow: Tensor, visible: Tensor
+    ) -> Tensor:
+        """Flow [B, C, Q, 2] that points with tokens x [B, C, Q, width] at xy [B, C, Q, 2] follow.
+
+        keys [B, C, P, D_KEY], poke_xy and flow [B, C, P, 2], visible [B, C, Q or 1, P]. Zero
+        where no poke is visible.
+        """
+        query = _accurate(self.query(x)) / math.sqrt(self.D_KEY)
+        offset = xy.unsqueeze(-2) - poke_xy.unsqueeze(-3)
+        distance = (_accurate(offset).square().sum(-1) + _EPS).sqrt()
+        logits = query @ _accurate(keys).transpose(-1, -2) - self.falloff * distance
+        logits = logits.masked_fill(~visible, -torch.inf)
+        none = self.follow_none.expand(*logits.shape[:-1], 1)
+        weights = torch.cat([logits, none], dim=-1).softmax(-1)
+        return weights[..., :-1] @ _accurate(flow)

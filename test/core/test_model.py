@@ -13,11 +13,14 @@ import torch
 
 from fpt_ros.core.config import (
     FPT_BASE,
+    FPT_SMALL,
     DinoEncoderConfig,
     HeadConfig,
     ModelConfig,
+    PyramidEncoderConfig,
     TransformerConfig,
 )
+from fpt_ros.core.encoder import sample_maps
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.model import FlowPokeModel
 
@@ -79,6 +82,10 @@ def test_stages_equal_the_published_network(model, golden, case):
     n_pokes = golden[f"{case}/in/poke_pos"].shape[1]
     assert_near(image.maps[0], golden[f"{case}/out/feat"], 1e-5)
     assert_near(raw, golden[f"{case}/mid/head_raw"][:, n_pokes:], 1e-5)
+    mixture = model.mixture(raw)
+    target = golden[f"{case}/in/target_flow"].double()
+    assert_near(mixture.log_prob(target), golden[f"{case}/out/log_prob"], 1e-5)
+    assert_near(mixture.mean(), golden[f"{case}/out/mean"], 1e-5)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -86,24 +93,6 @@ def test_stages_equal_the_published_network_in_double_precision(model, golden, c
     _, raw = stages(model.double(), case, golden, torch.float64)
     n_pokes = golden[f"{case}/in/poke_pos"].shape[1]
     assert_near(raw, golden[f"{case}/f64/head_raw"][:, n_pokes:], 1e-6)
-
-
-def mixture_log_prob(raw, flow, n_components=4):
-    """Log density of spec section 9, written with torch.distributions."""
-    raw = raw.double()
-    logits, means, entries = raw.split([n_components, 2 * n_components, 3 * n_components], -1)
-    entries = entries.unflatten(-1, (n_components, 3))
-    diagonal = (entries + (entries.square() + 4).sqrt()) / 2 + 1e-4
-    tril = torch.zeros(*entries.shape[:-1], 2, 2, dtype=torch.float64)
-    tril[..., 0, 0], tril[..., 1, 0] = diagonal[..., 0], entries[..., 1]
-    tril[..., 1, 1] = diagonal[..., 2]
-    mixture = torch.distributions.MixtureSameFamily(
-        torch.distributions.Categorical(logits=logits),
-        torch.distributions.MultivariateNormal(
-            means.unflatten(-1, (n_components, 2)), scale_tril=tril
-        ),
-    )
-    return mixture.log_prob(flow.double())
 
 
 def test_training_pass_loss_and_gradients(model, golden):
@@ -115,7 +104,7 @@ def test_training_pass_loss_and_gradients(model, golden):
         inputs["pos_query"],
         inputs["camera_static"],
     )
-    log_prob = mixture_log_prob(raw, inputs["flow_query"])
+    log_prob = model.mixture(raw).log_prob(inputs["flow_query"].double())
     assert_near(log_prob.flatten(1), golden["train/out/log_prob"], 1e-5)
     loss = -log_prob.mean()
     assert_near(loss, golden["train/out/loss"], 1e-6)
@@ -191,22 +180,45 @@ def test_base_has_the_published_tensors():
     assert {name: list(value.shape) for name, value in model.state_dict().items()} == expected
 
 
+SMALL_CONFIG = ModelConfig(
+    PyramidEncoderConfig(
+        input_px=64, width_at_2=8, width_at_4=16, width_at_8=24, width=32, depth=1, heads=2
+    ),
+    TransformerConfig(width=32, depth=2, d_head=16, ff_expand=2, project_cross=True),
+    HeadConfig(n_components=3, flow_scale=10.0, min_std=1e-3, poke_relative=True),
+)
+
+
+@pytest.fixture(params=["published", "small"])
+def either(request):
+    """The golden network and a small pyramid, the latter with every tensor random."""
+    if request.param == "published":
+        return request.getfixturevalue("model")
+    torch.manual_seed(0)
+    model = FlowPokeModel(SMALL_CONFIG).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1 and not parameter.any():
+                parameter.normal_(std=0.2)
+    return model
+
+
 def random_pokes(shape, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(*shape, 2, generator=generator), torch.randn(*shape, 2, generator=generator)
 
 
 @torch.no_grad()
-def test_candidates_with_fewer_pokes_equal_separate_calls(model):
-    image = model.encode(torch.rand(2, 3, 112, 112) * 2 - 1)
+def test_candidates_with_fewer_pokes_equal_separate_calls(either):
+    image = either.encode(torch.rand(2, 3, 112, 112) * 2 - 1)
     xy, flow = random_pokes((2, 3, 4))
     counts = torch.tensor([[0, 2, 4], [1, 4, 3]])
     static = torch.tensor([True, False])
     points = torch.rand(2, 3, 5, 2)
     xy[0, 0] = torch.nan  # padding may hold anything
-    together = model.query(image, model.condition(image, xy, flow, counts, static), points)
+    together = either.query(image, either.condition(image, xy, flow, counts, static), points)
     for b in range(2):
-        one = model.encode(torch.zeros(1, 3, 112, 112))
+        one = either.encode(torch.zeros(1, 3, 112, 112))
         one = type(one)(
             tuple(each[b : b + 1] for each in image.maps),
             tuple(type(k)(k.k[b : b + 1], k.v[b : b + 1]) for k in image.keys),
@@ -214,40 +226,40 @@ def test_candidates_with_fewer_pokes_equal_separate_calls(model):
         )
         for c in range(3):
             p = counts[b, c]
-            pokes = model.condition(
+            pokes = either.condition(
                 one,
                 xy[b, c, :p][None, None],
                 flow[b, c, :p][None, None],
                 camera_static=static[b : b + 1],
             )
-            alone = model.query(one, pokes, points[b, c][None, None])
+            alone = either.query(one, pokes, points[b, c][None, None])
             assert_near(together[b, c], alone[0, 0], 1e-5)
 
 
 @torch.no_grad()
-def test_extending_equals_conditioning_at_once(model):
-    image = model.encode(torch.rand(2, 3, 112, 112) * 2 - 1)
+def test_extending_equals_conditioning_at_once(either):
+    image = either.encode(torch.rand(2, 3, 112, 112) * 2 - 1)
     xy, flow = random_pokes((2, 3, 6))
     points = torch.rand(2, 3, 5, 2)
-    at_once = model.query(image, model.condition(image, xy, flow), points)
-    pokes = model.condition(image, xy[:, :, :0], flow[:, :, :0])
+    at_once = either.query(image, either.condition(image, xy, flow), points)
+    pokes = either.condition(image, xy[:, :, :0], flow[:, :, :0])
     for start, end in ((0, 1), (1, 3), (3, 6)):
-        pokes, raw = model.extend(image, pokes, xy[:, :, start:end], flow[:, :, start:end], points)
+        pokes, raw = either.extend(image, pokes, xy[:, :, start:end], flow[:, :, start:end], points)
     assert_near(raw, at_once, 1e-5)
-    assert_near(model.query(image, pokes, points), at_once, 1e-5)
+    assert_near(either.query(image, pokes, points), at_once, 1e-5)
 
 
 @torch.no_grad()
-def test_order_of_pokes_matters_but_queries_are_independent(model):
-    image = model.encode(torch.rand(1, 3, 112, 112) * 2 - 1)
+def test_order_of_pokes_matters_but_queries_are_independent(either):
+    image = either.encode(torch.rand(1, 3, 112, 112) * 2 - 1)
     xy, flow = random_pokes((1, 1, 3))
     points = torch.rand(1, 1, 7, 2)
-    pokes = model.condition(image, xy, flow)
-    raw = model.query(image, pokes, points)
-    assert_near(model.query(image, pokes, points[:, :, 3:4]), raw[:, :, 3:4], 1e-5)
-    reversed_pokes = model.condition(image, xy.flip(2), flow.flip(2))
-    assert not torch.allclose(model.query(image, reversed_pokes, points), raw, atol=1e-3)
-    assert model.query(image, pokes, points[:, :, :0]).shape == (1, 1, 0, 24)
+    pokes = either.condition(image, xy, flow)
+    raw = either.query(image, pokes, points)
+    assert_near(either.query(image, pokes, points[:, :, 3:4]), raw[:, :, 3:4], 1e-5)
+    reversed_pokes = either.condition(image, xy.flip(2), flow.flip(2))
+    assert not torch.allclose(either.query(image, reversed_pokes, points), raw, atol=1e-3)
+    assert either.query(image, pokes, points[:, :, :0]).shape == (1, 1, 0, raw.shape[-1])
 
 
 @torch.no_grad()
@@ -287,3 +299,76 @@ def test_wrong_shapes_are_named(model):
         model.query(image, pokes, torch.rand(2, 2, 3, 2))
     with pytest.raises(InvalidInputError, match="query groups"):
         model(torch.zeros(2, 3, 112, 112), xy[:, 0], xy[:, 0], torch.rand(2, 6, 2, 2), None)
+
+
+def test_training_pass_equals_the_stages(either):
+    torch.manual_seed(1)
+    image = torch.rand(2, 3, 80, 64) * 2 - 1
+    xy, flow = random_pokes((2, 3, 4))
+    points = torch.rand(2, 3, 5, 2, 2)
+    static = torch.tensor([True, False])
+    together = either(image, xy, flow, points, static)
+    with torch.no_grad():
+        context = either.encode(image)
+        for g in range(5):
+            pokes = either.condition(context, xy[:, :, :g], flow[:, :, :g], None, static)
+            assert_near(together[:, :, g], either.query(context, pokes, points[:, :, g]), 1e-5)
+    one = either(image, xy[:, 1], flow[:, 1], points[:, 1], static)
+    assert_near(one, together[:, 1], 1e-5)
+
+
+def test_every_trainable_parameter_gets_a_gradient(either):
+    image = torch.rand(2, 3, 64, 64) * 2 - 1
+    xy, flow = random_pokes((2, 4))
+    points, target = torch.rand(2, 5, 3, 2), torch.rand(2, 5, 3, 2).double()
+    raw = either(image, xy, flow, points, torch.tensor([True, False]))
+    (-either.mixture(raw).log_prob(target).mean()).backward()
+    for name, parameter in either.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+
+
+@torch.no_grad()
+def test_reference_follows_the_near_visible_poke():
+    model = FlowPokeModel(SMALL_CONFIG).eval()
+    choose = model.poke_reference
+    for linear in (choose.query, choose.key):
+        torch.nn.init.zeros_(linear.weight)
+    choose.falloff.fill_(100.0)
+    poke_xy = torch.tensor([[0.2, 0.2], [0.8, 0.8]])[None, None]
+    flow = torch.tensor([[1.0, 2.0], [3.0, 4.0]])[None, None]
+    xy = torch.tensor([[0.2, 0.2], [0.8, 0.8], [0.2, 0.8]])[None, None]
+    x, keys = torch.zeros(1, 1, 3, 32), torch.zeros(1, 1, 2, choose.D_KEY)
+    both = torch.ones(1, 1, 1, 2, dtype=torch.bool)
+    expected = torch.tensor([[1.0, 2.0], [3.0, 4.0], [0.0, 0.0]])[None, None]
+    assert_near(choose(x, xy, keys, poke_xy, flow, both), expected, 0.1)
+    first_only = torch.tensor([True, False]).view(1, 1, 1, 2)
+    expected[0, 0, 1] = 0
+    assert_near(choose(x, xy, keys, poke_xy, flow, first_only), expected, 0.1)
+    nothing = choose(x, xy, keys[:, :, :0], poke_xy[:, :, :0], flow[:, :, :0], both[..., :0])
+    assert torch.equal(nothing, torch.zeros(1, 1, 3, 2))
+
+
+def test_head_units_scale_the_mixture_and_bound_its_deviation():
+    model = FlowPokeModel(SMALL_CONFIG)
+    raw = torch.randn(5, 18)
+    raw[..., 9:] = -1e4  # squareplus of this is zero
+    mixture = model.mixture(raw)
+    assert_near(mixture.means, raw[..., 3:9].unflatten(-1, (3, 2)) / 10, 1e-6)
+    diagonal = mixture.scale_tril.diagonal(dim1=-2, dim2=-1)
+    assert_near(diagonal, torch.full_like(diagonal, 1e-3), 1e-5)
+
+
+def test_small_preset_is_small():
+    with torch.device("meta"):
+        model = FlowPokeModel(FPT_SMALL)
+    assert sum(value.nbytes for value in model.state_dict().values()) < 25e6
+
+
+@torch.no_grad()
+def test_pyramid_samples_maps_at_their_geometric_place():
+    maps = (torch.arange(4.0).view(1, 1, 1, 4).expand(1, 1, 4, 4),)
+    xy = torch.tensor([[0.125, 0.5], [0.5, 0.1], [0.875, 0.9], [-1.0, 0.5], [2.0, 0.5]])
+    sampled = sample_maps(maps, xy[None, None], align_corners=False)
+    assert_near(sampled[0, 0, :, 0], torch.tensor([0.0, 1.5, 3.0, 0.0, 3.0]), 1e-6)
