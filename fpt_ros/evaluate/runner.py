@@ -12,6 +12,7 @@ import torch
 
 from fpt_ros.core.mixture import GaussianMixture
 from fpt_ros.core.predictor import MotionPredictor
+from fpt_ros.data.samples import cell_centres
 from fpt_ros.evaluate import baselines, metrics
 
 MODEL = "model"
@@ -43,13 +44,6 @@ class EvaluationSettings:
     joint_samples: int = 8
     joint_points: int = 48
     seed: int = 0
-
-
-def grid_xy(n: int) -> np.ndarray:
-    """Cell centres of an n x n grid over the unit square, row-major: float32 [n * n, 2]."""
-    centre = (np.arange(n, dtype=np.float32) + 0.5) / n
-    y, x = np.meshgrid(centre, centre, indexing="ij")
-    return np.stack([x, y], axis=-1).reshape(-1, 2)
 
 
 def choose_pokes(flow: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -144,7 +138,7 @@ def evaluate(
     joint_left = settings.joint_scenes
     for sample in samples:
         size_px = sample.image.shape[0]
-        xy = grid_xy(sample.flow.shape[0])
+        xy = cell_centres(sample.flow.shape[0])
         truth = sample.flow.reshape(-1, 2).astype(np.float64)
         moving = np.linalg.norm(truth, axis=-1) > metrics.MOVING_THRESHOLD
         if not moving.any():
