@@ -1,0 +1,1 @@
+"""The demonstration: recorded camera footage through a real predictor node. Run `make demo`."""

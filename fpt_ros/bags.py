@@ -1,0 +1,277 @@
+"""Reading and writing rosbag2 recordings without `ros2 bag`; no ROS needed here.
+
+Messages stay serialised (CDR) from end to end: reading costs no decoding, and nothing that an
+untrusted bag defines is compiled or executed.
+"""
+
+import heapq
+import os
+import re
+import struct
+import sys
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from rosbags.interfaces import Connection, ConnectionExtRosbag2, Qos
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+from ruamel.yaml import YAML
+
+from fpt_ros.core.errors import FptError, InvalidInputError
+from fpt_ros.share import shared_folder
+
+TYPE_NAME = re.compile(r"[a-z][a-z0-9_]*/msg/[A-Z][A-Za-z0-9]*")
+
+
+class BagError(FptError):
+    """A recording is missing, damaged, or in a format that cannot be read."""
+
+
+@dataclass(frozen=True)
+class BagTopic:
+    """One topic of a recording, with what its recorded publishers offered."""
+
+    name: str
+    type_name: str  # e.g. "sensor_msgs/msg/Image"
+    message_count: int
+    qos: tuple[Qos, ...] = ()
+
+
+class BagReader:
+    """A rosbag2 folder, or one of its .mcap or .db3 files.
+
+    Raises:
+        BagError: from any method; names the file and the reason.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._stack = ExitStack()
+        try:
+            self._readers = [
+                self._stack.enter_context(Reader(file)) for file in _storage_files(self.path)
+            ]
+            filled = [reader for reader in self._readers if reader.message_count]
+            self.message_count = sum(reader.message_count for reader in filled)
+            self.start_ns = min((reader.start_time for reader in filled), default=0)
+            self.end_ns = max((reader.end_time for reader in filled), default=0)
+            self._topics = _merged_topics(c for reader in self._readers for c in reader.connections)
+        except Exception as error:  # the parser meets untrusted bytes and raises many types
+            self._stack.close()
+            raise _bag_error(self.path, error) from error
+
+    @property
+    def topics(self) -> list[BagTopic]:
+        """The recorded topics, sorted by name."""
+        return sorted(self._topics.values(), key=lambda topic: (topic.name, topic.type_name))
+
+    @property
+    def duration_s(self) -> float:
+        """Time from the first to the last message."""
+        return (self.end_ns - self.start_ns) * 1e-9
+
+    def messages(
+        self, topics: Collection[str] | None = None
+    ) -> Iterator[tuple[BagTopic, int, bytes]]:
+        """Yield (topic, time of recording in ns, CDR bytes) in order of time; None = all topics."""
+
+        def of_file(reader: Reader) -> Iterator[tuple[Connection, int, bytes]]:
+            wanted = [c for c in reader.connections if topics is None or c.topic in topics]
+            return reader.messages(wanted) if wanted else iter(())
+
+        try:
+            streams = [of_file(reader) for reader in self._readers]
+            for connection, stamp_ns, cdr in heapq.merge(*streams, key=lambda item: item[1]):
+                yield self._topics[connection.topic, connection.msgtype], stamp_ns, cdr
+        except GeneratorExit:
+            raise
+        except Exception as error:
+            raise _bag_error(self.path, error) from error
+
+    def __enter__(self) -> "BagReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+
+def _storage_files(path: Path) -> list[Path]:
+    """Files to open one by one.
+
+    A folder is opened as a whole only when it is compressed: matching the topics of its files with
+    those of metadata.yaml loses messages silently where the two disagree about QoS.
+    """
+    if not path.exists():
+        raise FileNotFoundError("no such file or folder")
+    if path.is_file():
+        return [path]
+    metadata = path / "metadata.yaml"
+    if metadata.is_file():
+        info = YAML(typ="safe").load(metadata.read_text())["rosbag2_bagfile_information"]
+        files = [path / Path(name).name for name in info["relative_file_paths"]]
+        if missing := [file.name for file in files if not file.is_file()]:
+            raise FileNotFoundError(f"metadata.yaml names files that are missing: {missing}")
+        compressed = info.get("compression_mode", "").lower() not in ("", "none")
+        return [path] if compressed else files
+    if files := sorted(file for file in path.iterdir() if file.suffix in (".mcap", ".db3")):
+        return files
+    raise FileNotFoundError("the folder holds neither metadata.yaml nor a .mcap or .db3 file")
+
+
+def _merged_topics(connections: Iterator[Connection]) -> dict[tuple[str, str], BagTopic]:
+    topics: dict[tuple[str, str], BagTopic] = {}
+    for connection in connections:
+        key = connection.topic, connection.msgtype
+        known = topics.get(key, BagTopic(*key, 0))
+        assert isinstance(connection.ext, ConnectionExtRosbag2)
+        topics[key] = BagTopic(
+            *key,
+            known.message_count + connection.msgcount,
+            (*known.qos, *connection.ext.offered_qos_profiles),
+        )
+    return topics
+
+
+def _bag_error(path: Path, error: Exception) -> BagError:
+    reason = str(error) or type(error).__name__
+    return BagError(f"cannot read the bag {path}: {reason}")
+
+
+def shift_stamp(cdr: bytes, start_ns: int, new_start_ns: int, rate: float = 1.0) -> bytes:
+    """Move the header stamp of a serialised message whose first field is a std_msgs/Header.
+
+    A stamp t becomes new_start_ns + (t - start_ns) / rate. A zero stamp means "not set" and stays.
+
+    Args:
+        cdr: the message: 4 bytes of encapsulation, then seconds (int32) and nanoseconds (uint32).
+        start_ns: time in the recording that is mapped to new_start_ns.
+        new_start_ns: where it goes.
+        rate: seconds of recording per second of playing.
+
+    Raises:
+        InvalidInputError: not plain CDR, or too short for a header.
+    """
+    if len(cdr) < 12 or cdr[0] != 0 or cdr[1] > 1:
+        raise InvalidInputError("the message is not plain CDR with a header in front")
+    stamp = struct.Struct("<iI" if cdr[1] else ">iI")
+    seconds, nanoseconds = stamp.unpack_from(cdr, 4)
+    if seconds == 0 and nanoseconds == 0:
+        return cdr
+    recorded_ns = seconds * 1_000_000_000 + nanoseconds
+    moved = divmod(new_start_ns + round((recorded_ns - start_ns) / rate), 1_000_000_000)
+    if not -(2**31) <= moved[0] < 2**31:
+        raise InvalidInputError(f"the recorded stamp {recorded_ns} ns cannot be moved")
+    return cdr[:4] + stamp.pack(*moved) + cdr[12:]
+
+
+class BagWriter:
+    """A new rosbag2 folder: MCAP, compressed by chunks, with the definitions of all its types.
+
+    Raises:
+        BagError: from the constructor: the folder exists or cannot be made.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.message_count = 0
+        self.size_bytes = 0  # of the messages, before compression
+        self._connections: dict[tuple[str, str], Connection] = {}
+        try:
+            self._writer = Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
+            self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+            self._writer.open()
+        except Exception as error:
+            raise BagError(f"cannot write the bag {path}: {error}") from error
+
+    def add_topic(self, name: str, type_name: str, qos: Collection[Qos] = ()) -> None:
+        """Announce a topic; `qos` is what its publishers offer.
+
+        Raises:
+            InvalidInputError: the type's definition is not to be found.
+        """
+        self._connections[name, type_name] = self._writer.add_connection(
+            name,
+            type_name,
+            typestore=typestore_for(type_name),
+            offered_qos_profiles=list(qos),
+        )
+
+    def write(self, name: str, type_name: str, stamp_ns: int, cdr: bytes) -> None:
+        """Append a message of an announced topic.
+
+        Raises:
+            BagError: the file cannot be written, for example because the disk is full.
+        """
+        try:
+            self._writer.write(self._connections[name, type_name], stamp_ns, cdr)
+        except OSError as error:
+            raise BagError(f"cannot write the bag {self.path}: {error}") from error
+        self.message_count += 1
+        self.size_bytes += len(cdr)
+
+    def close(self) -> None:
+        """Finish the file: without this a recording cannot be read."""
+        self._writer.close()
+
+    def __enter__(self) -> "BagWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def typestore_for(*type_names: str) -> Typestore:
+    """Definitions of the given message types and of all that they contain.
+
+    They come from the .msg files of the installed ROS packages, our own included, and for packages
+    that are not installed from the newest ROS distribution that `rosbags` knows.
+
+    Raises:
+        InvalidInputError: a type is unknown, or its name is no message type's.
+    """
+    builtin = get_typestore(Stores.LATEST).fielddefs
+    found = {}
+    missing = list(type_names)
+    while missing:
+        type_name = missing.pop()
+        if type_name in found:
+            continue
+        if not TYPE_NAME.fullmatch(type_name):
+            raise InvalidInputError(f"{type_name!r} is not a message type like package/msg/Name")
+        if file := _definition_file(type_name):
+            found.update(get_types_from_msg(file.read_text(), type_name))
+        elif type_name in builtin:
+            found[type_name] = builtin[type_name]
+        else:
+            raise InvalidInputError(
+                f"the definition of {type_name} is not installed; install its package"
+            )
+        missing += _nested_types(found[type_name][1])
+    typestore = get_typestore(Stores.EMPTY)
+    typestore.register(found)
+    return typestore
+
+
+def _definition_file(type_name: str) -> Path | None:
+    package, _, name = type_name.split("/")
+    prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
+    folders = [Path(prefix) / "share" / package / "msg" for prefix in prefixes if prefix]
+    if package == "fpt_ros" and (own := shared_folder("msg")):
+        folders.insert(0, own)
+    files = [folder / f"{name}.msg" for folder in folders]
+    return next((file for file in files if file.is_file()), None)
+
+
+def _nested_types(fields: object) -> list[str]:
+    """Names of message types inside the nested tuples and lists that describe fields."""
+    if isinstance(fields, str):
+        return [fields] if TYPE_NAME.fullmatch(fields) else []
+    if isinstance(fields, tuple | list):
+        return [name for part in fields for name in _nested_types(part)]
+    return []
