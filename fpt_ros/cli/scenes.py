@@ -1,0 +1,73 @@
+"""`fpt scenes`: make training, validation and test data from the procedural world."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Literal
+
+
+def scenes(
+    out: Path,
+    split: Literal["train", "val", "test"] = "train",
+    count: int = 2048,
+    seed: int = 0,
+    workers: int = 2,
+    samples_per_shard: int = 512,
+    image_px: int = 192,
+    views: int = 6,
+    outcomes: int = 4,
+) -> None:
+    """Write samples as WebDataset shards. Run it again to continue or to add more.
+
+    Args:
+        out: Folder of the shards.
+        split: Which split; the three unseen families are in `test` only.
+        count: How many samples there should be in the end (rounded up to whole shards).
+        seed: Seed; the same seed gives the same bytes, whatever the number of workers.
+        workers: Processes; about one per core.
+        samples_per_shard: Samples per tar file.
+        image_px: Side of the square pictures.
+        views: Pictures per scene.
+        outcomes: Different futures per picture.
+    """
+    # Mesa's software renderer would start threads in every worker; must be set before it loads.
+    os.environ.setdefault("LP_NUM_THREADS", "1")
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from fpt_ros.core.errors import InvalidInputError
+    from fpt_ros.data.scenes.generate import SceneSettings
+    from fpt_ros.data.shards import ShardPlan, write_shards
+
+    if count < 1 or workers < 1:
+        raise InvalidInputError("count and workers must be at least 1")
+    settings = SceneSettings(image_px=image_px, views=views, outcomes=outcomes)
+    plan = ShardPlan(out, split, seed, samples_per_shard, settings)
+    shards = -(-count // samples_per_shard)
+    there = sum(plan.path(n).exists() for n in range(shards)) * samples_per_shard
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.1f} samples/s"),
+        TimeRemainingColumn(),
+    )
+    start = time.monotonic()
+    made = 0
+    with Progress(*columns) as progress:
+        task = progress.add_task(split, total=shards * samples_per_shard, completed=there, rate=0.0)
+        for written in write_shards(plan, shards, workers):
+            made += written
+            progress.update(task, advance=written, rate=made / (time.monotonic() - start))
+    seconds = time.monotonic() - start
+    print(
+        f"{out}: {shards} shards of {split}, {made} samples new in {seconds:.0f} s "
+        f"({made / max(seconds, 1e-9):.1f} samples/s)"
+    )

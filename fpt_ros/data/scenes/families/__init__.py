@@ -1,0 +1,39 @@
+"""The families of things. Each function builds one and says where it is (`Layout`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fpt_ros.data.scenes.builder import SceneBuilder
+from fpt_ros.data.scenes.families import furniture, jointed, loose, mixed, panels, unseen, windows
+from fpt_ros.data.scenes.layout import Layout
+
+Family = Callable[[SceneBuilder], Layout]
+
+FAMILIES: dict[str, Family] = {
+    "cabinet": furniture.cabinet,
+    "small_drawers": furniture.small_drawers,
+    "chest": furniture.chest,
+    "latch_door": furniture.latch_door,
+    "knob_panel": panels.knob_panel,
+    "lever_panel": panels.lever_panel,
+    "switch_panel": panels.switch_panel,
+    "control_panel": panels.control_panel,
+    "appliance": panels.appliance,
+    "sliding_window": windows.sliding_window,
+    "sliding_cupboard": windows.sliding_cupboard,
+    "arm": jointed.arm,
+    "flap_box": jointed.flap_box,
+    "desk_lamp": jointed.desk_lamp,
+    "tool": jointed.tool,
+    "loose_objects": loose.loose_objects,
+    "blocks": loose.blocks,
+    "mixed": mixed.mixed,
+}
+
+UNSEEN_FAMILIES: dict[str, Family] = {
+    "laptop": unseen.laptop,
+    "tap": unseen.tap,
+    "swing_window": windows.swing_window,
+}
+"""Only ever in the test split."""

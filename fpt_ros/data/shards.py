@@ -1,0 +1,188 @@
+"""Writing samples to WebDataset tar shards: deterministic, resumable, whole or not at all.
+
+One sample is three files in the tar: `<key>.jpg` (first picture), `<key>.npz` (flow, visible,
+part, depth) and `<key>.json` (facts). The bytes of a shard depend on its split, its number, the
+seed and the settings alone, not on how many processes write or how often they were stopped.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from fpt_ros.core.errors import InvalidInputError
+from fpt_ros.data.scenes.generate import (
+    SPLITS,
+    Sample,
+    SceneSettings,
+    describe,
+    family_for,
+    samples,
+)
+
+FORMAT = 1
+_JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """What to write. samples_per_shard outcomes go into each `{split}-{number:05d}.tar`."""
+
+    out: Path
+    split: str
+    seed: int
+    samples_per_shard: int = 512
+    settings: SceneSettings = field(default_factory=SceneSettings)
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise InvalidInputError(f"split is {self.split!r}; use one of {', '.join(SPLITS)}")
+        if self.samples_per_shard < 1:
+            raise InvalidInputError("samples_per_shard must be at least 1")
+        if self.seed < 0:
+            raise InvalidInputError(f"seed is {self.seed}; it must not be negative")
+
+    def path(self, number: int) -> Path:
+        """Where a shard goes."""
+        return self.out / f"{self.split}-{number:05d}.tar"
+
+    def facts(self) -> dict[str, Any]:
+        """What determines the bytes of the shards, JSON-ready."""
+        return {
+            "format": FORMAT,
+            "split": self.split,
+            "seed": self.seed,
+            "samples_per_shard": self.samples_per_shard,
+            **describe(self.settings),
+        }
+
+
+def scene_seed(split: str, seed: int, shard: int, scene: int) -> int:
+    """Seed of one scene. Its remainder by 3 is the split, so that splits never share a scene."""
+    sequence = np.random.SeedSequence([seed, shard, scene])
+    return int(sequence.generate_state(1, np.uint64)[0] >> 16) * 3 + SPLITS.index(split)
+
+
+def shard_samples(plan: ShardPlan, number: int) -> Iterator[Sample]:
+    """The samples of one shard: scene after scene until there are enough."""
+    written = scene = 0
+    while written < plan.samples_per_shard:
+        seed = scene_seed(plan.split, plan.seed, number, scene)
+        family = family_for(plan.split, np.random.default_rng([seed, 1]))
+        for sample in samples(family, seed, plan.settings):
+            if written == plan.samples_per_shard:
+                return
+            written += 1
+            yield sample
+        scene += 1
+
+
+def write_shard(plan: ShardPlan, number: int) -> int:
+    """Write one shard unless it is there; return the number of samples written.
+
+    It is written under another name and renamed when complete, so a stopped process leaves no
+    half shard behind that could be read by mistake.
+    """
+    final = plan.path(number)
+    if final.exists():
+        return 0
+    temporary = final.with_name(f".{final.name}.{os.getpid()}")
+    try:
+        with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for index, sample in enumerate(shard_samples(plan, number)):
+                _add_sample(tar, f"{plan.split}-{number:05d}-{index:05d}", sample)
+        os.replace(temporary, final)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return plan.samples_per_shard
+
+
+def write_shards(plan: ShardPlan, shards: int, workers: int = 1) -> Iterator[int]:
+    """Write shards 0 .. shards - 1 that are missing, in parallel; yield samples as they are done.
+
+    Raises InvalidInputError when the folder holds shards made with other settings.
+    """
+    plan.out.mkdir(parents=True, exist_ok=True)
+    _check_facts(plan)
+    for stale in plan.out.glob(f".{plan.split}-*.tar.*"):
+        if not _alive(int(stale.suffix[1:])):
+            stale.unlink(missing_ok=True)
+    missing = [n for n in range(shards) if not plan.path(n).exists()]
+    if workers == 1:
+        for number in missing:
+            yield write_shard(plan, number)
+        return
+    context = multiprocessing.get_context("spawn")  # GL contexts do not survive a fork
+    with context.Pool(workers, initializer=_one_thread, maxtasksperchild=8) as pool:
+        yield from pool.imap_unordered(_write_one, [(plan, n) for n in missing])
+
+
+def _write_one(job: tuple[ShardPlan, int]) -> int:
+    return write_shard(*job)
+
+
+def _one_thread() -> None:
+    """One process per core is faster than several threads in each."""
+    cv2.setNumThreads(1)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _check_facts(plan: ShardPlan) -> None:
+    """Remember the settings beside the shards, and refuse to mix others with them."""
+    path = plan.out / f"{plan.split}.json"
+    facts = plan.facts()
+    if path.exists():
+        known = json.loads(path.read_text())
+        different = sorted(k for k in facts if known.get(k) != facts[k])
+        if different:
+            raise InvalidInputError(
+                f"{path} was made with other settings ({', '.join(different)}); "
+                "use those, or another folder"
+            )
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(facts, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def _add_sample(tar: tarfile.TarFile, key: str, sample: Sample) -> None:
+    bgr = cv2.cvtColor(sample.image, cv2.COLOR_RGB2BGR)
+    done, jpg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    if not done:
+        raise InvalidInputError(f"picture {key} of shape {bgr.shape} could not be encoded")
+    arrays = io.BytesIO()
+    np.savez_compressed(
+        arrays,
+        flow=sample.flow.astype(np.float16),
+        visible=sample.visible,
+        part=sample.part,
+        depth=sample.depth.astype(np.float16),
+    )
+    _add_file(tar, f"{key}.jpg", jpg.tobytes())
+    _add_file(tar, f"{key}.json", json.dumps(sample.about, sort_keys=True).encode())
+    _add_file(tar, f"{key}.npz", arrays.getvalue())
+
+
+def _add_file(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)  # time, owner and mode stay at their constant defaults
+    entry.size = len(content)
+    tar.addfile(entry, io.BytesIO(content))
