@@ -223,3 +223,4 @@ FPT_SMALL = ModelConfig(
     TransformerConfig(width=160, depth=4, d_head=32, ff_expand=2, project_cross=True),
     HeadConfig(n_components=4, flow_scale=10.0, min_std=1e-3, poke_relative=True),
 )
+PRESETS = {"fpt-base": FPT_BASE, "fpt-small": FPT_SMALL}

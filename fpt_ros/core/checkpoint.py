@@ -1,0 +1,227 @@
+"""Network weights on disk: our safetensors files and the published PyTorch checkpoints.
+
+Files may come from anywhere, so nothing in them is executed, and the tensors they announce are
+compared with the network they claim to be before any memory is spent on them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .config import FPT_BASE, ModelConfig
+from .errors import CheckpointError, InvalidInputError
+from .model import FlowPokeModel
+
+_FORMAT = "fpt_ros 1"
+_ZIP_MAGIC = b"PK\x03\x04"
+_LISTED = 3  # names in an error message
+_MAX_METADATA = 1 << 20  # characters
+_PUBLISHED_LICENCE = "not stated in the file; the published FPT weights are CC BY-NC 4.0"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights with what is needed to build and to describe their network."""
+
+    path: Path
+    config: ModelConfig
+    state_dict: dict[str, Tensor]
+    horizon_s: float  # what the predicted displacements span; 0 means unknown
+    licence: str
+    training: dict[str, Any]  # how the weights were made, for the reader
+    sha256: str = ""  # of the file
+
+    def build_model(self) -> FlowPokeModel:
+        """Build the network in eval mode. It shares its memory with `state_dict`."""
+        model = _empty_model(self.config)
+        model.load_state_dict(self.state_dict, strict=True, assign=True)
+        return model.eval()
+
+
+def load_checkpoint(path: str | Path, config: ModelConfig | None = None) -> Checkpoint:
+    """Read a file written by `save_checkpoint` or a published PyTorch checkpoint.
+
+    Tensors are mapped from the file where possible. `config` overrides what the file says of its
+    network; a PyTorch checkpoint says nothing and is taken for FPT-Base by default.
+    Raises CheckpointError when the file is missing, damaged, holds NaN or does not fit its config.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
+    try:
+        with path.open("rb") as file:
+            is_zip = file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
+        checkpoint = (_read_pytorch if is_zip else _read_safetensors)(path, config)
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    _check_finite(path, checkpoint.state_dict)
+    return replace(checkpoint, sha256=digest.hexdigest())
+
+
+def save_checkpoint(
+    path: str | Path,
+    model: FlowPokeModel,
+    *,
+    horizon_s: float = 0.0,
+    licence: str = "",
+    training: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a safetensors file that appears complete or not at all.
+
+    Raises CheckpointError when the weights hold NaN or infinity, are not float32, or the file
+    cannot be written, InvalidInputError for a horizon that is negative or not finite.
+    """
+    path = Path(path)
+    if not (math.isfinite(horizon_s) and horizon_s >= 0):
+        raise InvalidInputError(f"horizon_s must be finite and not negative, got {horizon_s}")
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    _check_tensors(path, model.config, _announced(state))
+    _check_finite(path, state)
+    metadata = {
+        "format": _FORMAT,
+        "config": model.config.to_json(),
+        "horizon_s": repr(float(horizon_s)),
+        "licence": licence,
+        "training": json.dumps(dict(training or {})),
+    }
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        save_file(state, temporary, metadata)
+        _flush(temporary)
+        os.replace(temporary, path)
+        _flush(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _empty_model(config: ModelConfig) -> FlowPokeModel:
+    """Build a network without memory for its weights."""
+    with torch.device("meta"):
+        return FlowPokeModel(config)
+
+
+def _read_safetensors(path: Path, config: ModelConfig | None) -> Checkpoint:
+    try:
+        with safe_open(path, framework="pt") as file:
+            checkpoint = _described(path, file.metadata() or {}, config)
+            names = file.keys()
+            headers = {name: file.get_slice(name) for name in names}
+            _check_tensors(
+                path,
+                checkpoint.config,
+                {name: (each.get_dtype(), each.get_shape()) for name, each in headers.items()},
+            )
+            checkpoint.state_dict.update((name, file.get_tensor(name)) for name in names)
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path}: neither a safetensors file nor a PyTorch checkpoint, or damaged: {error}"
+        ) from error
+    return checkpoint
+
+
+def _described(path: Path, metadata: dict[str, str], config: ModelConfig | None) -> Checkpoint:
+    """A checkpoint without tensors from the metadata of a safetensors file."""
+    if config is None and metadata.get("format") != _FORMAT:
+        raise CheckpointError(
+            f"{path}: its format is {metadata.get('format')!r}, this version reads {_FORMAT!r}"
+        )
+    if sum(map(len, metadata.values())) > _MAX_METADATA:
+        raise CheckpointError(f"{path}: its metadata is too long to be ours")
+    try:
+        config = config or ModelConfig.from_json(metadata["config"])
+        horizon_s = float(metadata.get("horizon_s", 0))
+        training = json.loads(metadata.get("training", "{}"))
+    except (KeyError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: bad metadata: {error!r}") from error
+    if not (math.isfinite(horizon_s) and horizon_s >= 0 and isinstance(training, dict)):
+        raise CheckpointError(f"{path}: bad metadata: horizon_s {horizon_s} or training")
+    return Checkpoint(path, config, {}, horizon_s, metadata.get("licence", ""), training)
+
+
+def _read_pytorch(path: Path, config: ModelConfig | None) -> Checkpoint:
+    try:
+        tree = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except OSError:
+        raise
+    except Exception as error:  # the unpickler fails in many ways on hostile or damaged files
+        raise CheckpointError(
+            f"{path}: damaged, or holds more than tensors, which is refused: {error}"
+        ) from error
+    state = tree.get("model") if isinstance(tree, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(each, Tensor) for each in state.values()):
+        raise CheckpointError(f'{path}: no weights under the key "model"')
+    config = config or FPT_BASE
+    _check_tensors(path, config, _announced(state))
+    return Checkpoint(path, config, dict(state), 0.0, _PUBLISHED_LICENCE, {})
+
+
+def _announced(state: Mapping[str, Tensor]) -> dict[str, tuple[str, list[int]]]:
+    """Data type, as safetensors spells it, and shape of every tensor."""
+    return {
+        name: (
+            "F32" if each.dtype == torch.float32 and each.layout == torch.strided else "other",
+            list(each.shape),
+        )
+        for name, each in state.items()
+    }
+
+
+def _check_tensors(
+    path: Path, config: ModelConfig, found: Mapping[str, tuple[str, list[int]]]
+) -> None:
+    """Raise CheckpointError unless the tensors are exactly those of the network, in float32."""
+    expected = _announced(_empty_model(config).state_dict())
+    wrong = [
+        f"{name} is {found[name][0]} {found[name][1]} and should be F32 {expected[name][1]}"
+        for name in expected
+        if name in found and found[name] != expected[name]
+    ]
+    complaints = [
+        f"{kind}: {_some(names)}"
+        for kind, names in (
+            ("missing", [name for name in expected if name not in found]),
+            ("unexpected", [name for name in found if name not in expected]),
+            ("wrong", wrong),
+        )
+        if names
+    ]
+    if complaints:
+        raise CheckpointError(f"{path}: does not fit its network: {'; '.join(complaints)}")
+
+
+def _check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
+    broken = [name for name, each in state.items() if not each.isfinite().all()]
+    if broken:
+        raise CheckpointError(f"{path}: NaN or infinity in {_some(broken)}")
+
+
+def _some(names: Sequence[Any]) -> str:
+    rest = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(map(str, names[:_LISTED])) + rest
