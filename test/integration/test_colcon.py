@@ -1,0 +1,64 @@
+"""The package builds in a colcon workspace, as on a ROS 2 machine."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+USE_THE_RESULT = """
+import sys
+import fpt_ros.core.errors, fpt_ros.share
+from fpt_ros.action import FineTune
+from fpt_ros.msg import MotionDistribution
+from fpt_ros.srv import PredictMotion
+from rclpy.serialization import deserialize_message, serialize_message
+message = MotionDistribution(id="push")
+assert deserialize_message(serialize_message(message), MotionDistribution) == message
+print(fpt_ros.__file__, fpt_ros.share.shared_folder("launch"), sep="\\n")
+"""
+
+
+@pytest.mark.integration
+def test_colcon_build_makes_a_working_package(tmp_path):
+    colcon = shutil.which("colcon", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if colcon is None:
+        pytest.skip("colcon is not installed: pip install 'fpt_ros[colcon]'")
+    environment = dict(os.environ)
+    options = [f"-DPython3_EXECUTABLE={sys.executable}", "-DBUILD_TESTING=OFF"]
+    if (Path(sys.prefix) / "share" / "rosidl_default_generators").is_dir():  # wheels from PyPI
+        environment.update(AMENT_PREFIX_PATH=sys.prefix, CMAKE_PREFIX_PATH=sys.prefix)
+        options.append(f"-DCMAKE_PROJECT_INCLUDE={ROOT / 'cmake' / 'pypi_wheels.cmake'}")
+    elif "AMENT_PREFIX_PATH" not in environment:
+        pytest.skip("no ROS 2 environment: source its setup.bash first")
+
+    command = [colcon, "build", "--symlink-install", "--base-paths", str(ROOT)]
+    build = subprocess.run(
+        [*command, "--cmake-args", *options],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert build.returncode == 0, build.stdout
+
+    def in_workspace(*words: str) -> str:
+        script = 'source install/setup.bash && exec "$@"'
+        command = ["bash", "-c", script, "bash", *words]
+        return subprocess.check_output(command, cwd=tmp_path, env=environment, text=True)
+
+    package, launch = in_workspace(sys.executable, "-c", USE_THE_RESULT).split()
+    installed = tmp_path / "install" / "fpt_ros"
+    assert Path(package).is_relative_to(installed)
+    assert Path(launch) == installed / "share" / "fpt_ros" / "launch"
+    for folder in ("config", "launch"):
+        files = {path.name for path in (ROOT / folder).iterdir() if path.is_file()}
+        assert files <= {path.name for path in (installed / "share/fpt_ros" / folder).iterdir()}
+    for executable in ("fpt", "predictor_node"):
+        assert os.access(installed / "lib" / "fpt_ros" / executable, os.X_OK)
+    assert in_workspace("which", "fpt").strip() == str(installed / "bin" / "fpt")
