@@ -78,7 +78,8 @@ class CropTransform:
     def crop_and_resize(self, rgb: np.ndarray) -> Tensor:
         """Model input uint8 [3, input_px, input_px] from an image uint8 [H, W, 3], any strides.
 
-        Antialiased bicubic, as Pillow's. Raises InvalidInputError when dtype or shape differ.
+        Antialiased bicubic, within one grey level of Pillow's (two in rare pixels when enlarging).
+        Raises InvalidInputError when dtype or shape differ.
         """
         expected = (self.image_height_px, self.image_width_px, 3)
         if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.shape != expected:

@@ -32,7 +32,7 @@ def disc_probability(means: Tensor, factors: Factors, radius: Tensor) -> Tensor:
     where the circle is parallel to the other; neither factor of the integrand then varies over
     more than 2 _TAIL of its own deviations, so a fixed number of nodes suffices.
     """
-    radius = radius.clamp_min(_TINY)
+    radius = radius.clamp(_TINY, 1 / _TINY)  # 0 and infinity would meet in products
     l00, l10, l11 = factors
     xx, xy, yy = l00 * l00, l00 * l10, l10 * l10 + l11 * l11
     major = ((xx + yy) / 2 + torch.hypot((xx - yy) / 2, xy)).sqrt()
