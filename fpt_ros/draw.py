@@ -206,12 +206,14 @@ def overview(
     roi: tuple[int, int, int] | None = None,
     lines: Sequence[str] = (),
     longest_px: float | None = None,
+    enlarged_by: float = 1.0,
 ) -> Image:
     """One picture of an answer: moving part, expected motion and the pokes that cause it.
 
     pokes [P, 4]; points_px and displacements_px [N, 2]; mask bool [H, W]; roi (x, y, side) px of
     what the model saw, the rest is dimmed; lines of text for the corner; longest_px as for
-    draw_motion. All but the image may be left out.
+    draw_motion. All but the image may be left out. Everything is in pixels of the given image; if
+    that was enlarged (see `upscaled`), the colour scale tells original pixels.
     """
     image = _copied(rgb)
     if roi is not None:
@@ -227,7 +229,7 @@ def overview(
         lengths = lengths[np.isfinite(lengths)]
         top = longest_px or max(float(lengths.max(initial=0.0)), 0.01 * min(image.shape[:2]))
         image = draw_motion(image, points_px, steps, longest_px=top)
-        shapes.colour_bar(image, _MOTION_TABLE, "0", f"{top:.3g} px")
+        shapes.colour_bar(image, _MOTION_TABLE, "0", f"{top / enlarged_by:.3g} px")
     if len(_rows(pokes, 4, "pokes")):
         image = draw_pokes(image, pokes)
     shapes.legend(image, lines)

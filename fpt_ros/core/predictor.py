@@ -1,0 +1,412 @@
+"""`MotionPredictor`: an image and pokes in, motion distributions out, all in source pixels.
+
+The image is encoded once, by `set_image` or `encode_image`; every later question about it reuses
+the result, and so does the unconditional answer on a grid, once it has been asked for.
+
+    predictor = MotionPredictor.from_checkpoint("weights.safetensors")
+    predictor.set_image(rgb)
+    motion = predictor.predict([[320, 240, 40, 0]], [[320, 240], [400, 200]])
+    motion.mixture.mean()  # [2, 2] px
+
+Pixels: x right, y down, continuous, the centre of the first pixel is (0.5, 0.5). Displacements are
+pixels over the model's horizon. The model sees the centre square of the image; a point outside of
+it is flagged and its mixture is NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import IntFlag
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from .checkpoint import load_checkpoint
+from .checks import checked_image, checked_points, checked_pokes
+from .errors import InvalidInputError, NoImageError
+from .geometry import CropTransform
+from .joint import sample_jointly
+from .mixture import GaussianMixture
+from .model import FlowPokeModel, ImageContext
+from .parts import DEFAULT_THRESHOLD_NATS, influence, moving_part_mask
+
+# Tokens (candidates x points) that go through the network at once. A token of FPT-Base takes about
+# 20 kB; larger batches are not faster.
+_TOKENS = 4096
+# Attending to this many pokes takes about as much memory as the rest of a token.
+_POKES_PER_TOKEN = 256
+# Tokens whose keys and values are held at once in joint sampling: 74 kB each in FPT-Base.
+_JOINT_TOKENS = 8192
+
+
+class PointFlag(IntFlag):
+    """Why the answer for a point is not to be used; 0 means it is."""
+
+    OUTSIDE_ROI = 1  # the model did not see this point
+    NONFINITE = 2  # the network overflowed
+    OUTSIDE_IMAGE = 4  # the point is no point of the image at all
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """Where points go.
+
+    Attributes:
+        points_px: float32 [N, 2].
+        mixture: displacements in px, batch [N], or [C, N] for C candidates; float64 on the CPU.
+            NaN where flags are set.
+        flags: uint8 [N] or [C, N], bits of `PointFlag`.
+        transform: what the model saw of the image.
+        horizon_s: seconds that the displacements take; 0 means unknown.
+    """
+
+    points_px: NDArray[np.float32]
+    mixture: GaussianMixture
+    flags: NDArray[np.uint8]
+    transform: CropTransform
+    horizon_s: float
+
+
+class MovingParts(NamedTuple):
+    """What moves with a poke, at the size of the source image."""
+
+    mask: NDArray[np.bool_]  # [H, W], or [P, H, W] for one part per poke
+    score: NDArray[np.float32]  # same shape: KL divergence in nats; NaN where nothing was seen
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedFrame:
+    """An image after the encoder. Any number of questions may be asked about it, in any order."""
+
+    transform: CropTransform
+    context: ImageContext
+    # Answers on grids, by pokes (as bytes), grid size and static camera: all unconditional ones,
+    # which every score needs, and the latest other one, which all maps for the same pokes share.
+    grids: dict[tuple[bytes, int, bool], Motion] = field(default_factory=dict)
+
+
+class MotionPredictor:
+    """Answers what moves where if something is poked.
+
+    Not thread-safe: use one predictor per thread, or one thread for the predictor.
+    """
+
+    def __init__(
+        self,
+        model: FlowPokeModel,
+        device: torch.device | str = "cpu",
+        horizon_s: float = 0.0,
+        model_id: str = "",
+        between_chunks: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Wrap a network, which is moved to the device and switched to evaluation.
+
+        Args:
+            model: the network; its parameters may have any floating dtype.
+            device: where to run it.
+            horizon_s: seconds that a displacement takes; 0 means unknown.
+            model_id: name of the weights, for logs and messages.
+            between_chunks: called before each piece of a long computation; raise from it to
+                abandon the computation.
+        """
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval()
+        self.horizon_s = horizon_s
+        self.model_id = model_id
+        self.between_chunks = between_chunks
+        self._dtype = next(model.parameters()).dtype
+        self._frame: EncodedFrame | None = None
+
+    @classmethod
+    def from_checkpoint(
+        cls, path: str | Path, device: torch.device | str = "cpu"
+    ) -> MotionPredictor:
+        """Load weights in our format or the official one. Raises CheckpointError."""
+        checkpoint = load_checkpoint(path)
+        return cls(
+            checkpoint.build_model(),
+            device,
+            horizon_s=checkpoint.horizon_s,
+            model_id=checkpoint.sha256[:12],
+        )
+
+    @torch.inference_mode()
+    def encode_image(self, rgb: NDArray[np.uint8]) -> EncodedFrame:
+        """Encode an image uint8 [H, W, 3] RGB of any size; the centre square of it is seen.
+
+        Raises InvalidInputError on another dtype or shape.
+        """
+        rgb = checked_image(rgb)
+        height_px, width_px = rgb.shape[:2]
+        transform = CropTransform(width_px, height_px, self.model.config.encoder.input_px)
+        pixels = transform.crop_and_resize(rgb).to(self.device, self._dtype)
+        return EncodedFrame(transform, self.model.encode(pixels[None] / 127.5 - 1))
+
+    def set_image(self, rgb: NDArray[np.uint8]) -> None:
+        """Encode an image as `encode_image` does; questions without a frame are about this one."""
+        self._frame = self.encode_image(rgb)
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        pokes: ArrayLike,
+        queries: ArrayLike,
+        camera_static: bool = True,
+        frame: EncodedFrame | None = None,
+    ) -> Motion:
+        """Where the queried points go if all pokes happen together.
+
+        Args:
+            pokes: [P, 4] x, y, dx, dy in px, in the order in which they matter; empty asks what
+                happens of itself. A poke must start where the model sees it.
+            queries: [N, 2] px, N >= 1.
+            camera_static: whether the camera stands still meanwhile.
+            frame: the image; default: that of `set_image`.
+
+        Returns:
+            A Motion with batch [N].
+
+        Raises:
+            InvalidInputError: an argument is malformed; the text names it, and the index.
+            NoImageError: there is no image yet.
+        """
+        frame = self._or_current(frame)
+        poke_set = checked_pokes(pokes, frame.transform)
+        points = checked_points(queries)
+        mixture, flags = self._answer(frame, [poke_set], points, camera_static)
+        return Motion(points, mixture[0], flags[0], frame.transform, self.horizon_s)
+
+    @torch.inference_mode()
+    def predict_candidates(
+        self,
+        candidates: Sequence[ArrayLike],
+        queries: ArrayLike,
+        camera_static: bool = True,
+        frame: EncodedFrame | None = None,
+    ) -> Motion:
+        """What `predict` says to each of C alternative sets of pokes [P_i, 4], in one batch.
+
+        Returns a Motion with batch [C, N]. Raises as `predict` does.
+        """
+        frame = self._or_current(frame)
+        if len(candidates) == 0:
+            raise InvalidInputError("candidates must hold at least one set of pokes")
+        poke_sets = [
+            checked_pokes(pokes, frame.transform, f"candidates[{index}]")
+            for index, pokes in enumerate(candidates)
+        ]
+        points = checked_points(queries)
+        mixture, flags = self._answer(frame, poke_sets, points, camera_static)
+        return Motion(points, mixture, flags, frame.transform, self.horizon_s)
+
+    def predict_grid(
+        self,
+        pokes: ArrayLike,
+        n: int,
+        camera_static: bool = True,
+        frame: EncodedFrame | None = None,
+    ) -> Motion:
+        """`predict` at the n x n cell centres of what the model sees, row by row: batch [n * n].
+
+        The latest answer is kept with the frame, and so is that without pokes.
+        """
+        frame = self._or_current(frame)
+        rows = checked_pokes(pokes, frame.transform)
+        key = (rows.tobytes(), n, bool(camera_static))
+        if key not in frame.grids:
+            motion = self.predict(rows, frame.transform.grid(n), camera_static, frame)
+            if len(rows):
+                for old in [old for old in frame.grids if old[0]]:
+                    del frame.grids[old]
+            frame.grids[key] = motion
+        return frame.grids[key]
+
+    def unconditional_grid(
+        self, n: int, camera_static: bool = True, frame: EncodedFrame | None = None
+    ) -> Motion:
+        """What happens of itself at the n x n grid; computed once per frame."""
+        return self.predict_grid([], n, camera_static, frame)
+
+    @torch.inference_mode()
+    def sample_jointly(
+        self,
+        pokes: ArrayLike,
+        queries: ArrayLike,
+        n_samples: int,
+        generator: torch.Generator | None = None,
+        camera_static: bool = True,
+        frame: EncodedFrame | None = None,
+    ) -> NDArray[np.float32]:
+        """Displacements that fit together: [n_samples, N, 2] px, NaN for points not seen.
+
+        `predict` tells of each point alone. Here the points are visited in random order, another
+        one in each sample; each is sampled given the pokes and all points before it. Reproducible
+        with a seeded CPU generator. Raises as `predict` does.
+        """
+        frame = self._or_current(frame)
+        poke_set = checked_pokes(pokes, frame.transform)
+        points = checked_points(queries)
+        if n_samples < 1:
+            raise InvalidInputError(f"n_samples must be at least 1, got {n_samples}")
+        seen = frame.transform.contains(points)
+        unit = self._tensor(frame.transform.to_unit(points[seen]))
+        poke_xy, poke_flow = self._poke_batch(frame, [poke_set])[:2]
+        result = np.full((n_samples, len(points), 2), np.nan, np.float32)
+        step = max(1, _JOINT_TOKENS // max(1, len(poke_set) + len(unit)))
+        for low in range(0, n_samples, step):
+            flow = sample_jointly(
+                self.model,
+                frame.context,
+                poke_xy[0, 0],
+                poke_flow[0, 0],
+                unit,
+                min(step, n_samples - low),
+                self._flag(camera_static),
+                generator,
+                self.between_chunks,
+            )
+            flow_px = frame.transform.displacement_to_source(flow.float().cpu().numpy())
+            result[low : low + step, seen] = flow_px
+        return result
+
+    def influence(
+        self,
+        pokes: ArrayLike,
+        n: int,
+        camera_static: bool = True,
+        frame: EncodedFrame | None = None,
+    ) -> NDArray[np.float32]:
+        """How much the pokes change what is expected of each grid point: [n, n] nats.
+
+        The KL divergence of the answer with all pokes from the one without. Raises as `predict`.
+        """
+        motion = self.predict_grid(pokes, n, camera_static, frame)
+        without = self.unconditional_grid(n, camera_static, frame)
+        return influence(motion.mixture, without.mixture).reshape(n, n)
+
+    def moving_parts(
+        self,
+        pokes: ArrayLike,
+        n: int,
+        threshold_nats: float = DEFAULT_THRESHOLD_NATS,
+        per_poke: bool = False,
+        camera_static: bool = True,
+        frame: EncodedFrame | None = None,
+    ) -> MovingParts:
+        """What moves with the pokes: where their influence exceeds the threshold.
+
+        The n x n grid of scores is enlarged to the image before the comparison. With per_poke,
+        each poke is taken alone, and there is one mask and one score for each. Raises as `predict`.
+        """
+        frame = self._or_current(frame)
+        rows = checked_pokes(pokes, frame.transform)
+        if not per_poke:
+            score = self.influence(rows, n, camera_static, frame)
+        elif len(rows):
+            each_alone = list(rows[:, None])
+            points = frame.transform.grid(n)
+            motion = self.predict_candidates(each_alone, points, camera_static, frame)
+            without = self.unconditional_grid(n, camera_static, frame)
+            score = influence(motion.mixture, without.mixture).reshape(-1, n, n)
+        else:
+            score = np.zeros((0, n, n), np.float32)
+        return MovingParts(
+            moving_part_mask(score, frame.transform, threshold_nats),
+            frame.transform.paste(score, fill=np.nan),
+        )
+
+    def uncertainty(
+        self,
+        pokes: ArrayLike,
+        n: int,
+        camera_static: bool = True,
+        frame: EncodedFrame | None = None,
+    ) -> NDArray[np.float32]:
+        """Standard deviation of the displacement, [H, W] px; NaN where the model does not see.
+
+        The square root of the trace of the covariance of the whole mixture, on an n x n grid
+        enlarged to the image. Raises as `predict`.
+        """
+        motion = self.predict_grid(pokes, n, camera_static, frame)
+        return motion.transform.paste(motion.mixture.std().reshape(n, n), fill=np.nan)
+
+    # ---- from checked arguments to the network ------------------------------------------------
+
+    def _or_current(self, frame: EncodedFrame | None) -> EncodedFrame:
+        frame = frame or self._frame
+        if frame is None:
+            raise NoImageError(
+                "there is no image to predict on: call set_image(rgb) first, or pass frame="
+            )
+        return frame
+
+    def _tensor(self, values: NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(values).to(self.device, self._dtype)
+
+    def _flag(self, camera_static: bool) -> Tensor:
+        return torch.tensor([bool(camera_static)], device=self.device)
+
+    def _poke_batch(
+        self, frame: EncodedFrame, poke_sets: Sequence[NDArray[np.float32]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Positions and flows [1, C, P, 2] in the unit square, padded, and counts [1, C]."""
+        counts = [len(pokes) for pokes in poke_sets]
+        padded = np.zeros((1, len(poke_sets), max(counts), 4), np.float32)
+        for row, pokes in zip(padded[0], poke_sets, strict=True):
+            row[: len(pokes), :2] = frame.transform.to_unit(pokes[:, :2])
+            row[: len(pokes), 2:] = frame.transform.displacement_to_unit(pokes[:, 2:])
+        both = self._tensor(padded)
+        return both[..., :2], both[..., 2:], torch.tensor([counts], device=self.device)
+
+    def _answer(
+        self,
+        frame: EncodedFrame,
+        poke_sets: Sequence[NDArray[np.float32]],
+        points_px: NDArray[np.float32],
+        camera_static: bool,
+    ) -> tuple[GaussianMixture, NDArray[np.uint8]]:
+        """Mixtures in px and flags, batch [C, N], in pieces that bound the memory."""
+        transform = frame.transform
+        seen = transform.contains(points_px)
+        points = self._tensor(transform.to_unit(points_px[seen]))
+        outputs = 6 * self.model.config.head.n_components
+        raw = torch.full((len(poke_sets), len(points_px), outputs), torch.nan, dtype=self._dtype)
+        columns = torch.from_numpy(np.flatnonzero(seen))
+        for group in _groups(poke_sets):
+            poke_xy, poke_flow, counts = self._poke_batch(frame, poke_sets[group])
+            self.between_chunks()
+            pokes = self.model.condition(
+                frame.context, poke_xy, poke_flow, counts, self._flag(camera_static)
+            )
+            n_candidates, n_pokes = poke_xy.shape[1:3]
+            step = max(1, _TOKENS // _tokens(n_candidates, n_pokes))
+            for low in range(0, len(points), step):
+                self.between_chunks()
+                chunk = points[low : low + step].expand(1, n_candidates, -1, -1)
+                answer = self.model.query(frame.context, pokes, chunk)[0]
+                raw[group, columns[low : low + step]] = answer.to(raw)
+        finite = raw.isfinite().all(-1)
+        raw[~finite] = torch.nan
+        flags = np.where(seen & ~finite.numpy(), PointFlag.NONFINITE, 0)
+        flags |= np.where(seen, 0, PointFlag.OUTSIDE_ROI)
+        flags |= np.where(transform.in_image(points_px), 0, PointFlag.OUTSIDE_IMAGE)
+        scale = transform.displacement_to_source(torch.eye(2, dtype=torch.float64))
+        return self.model.mixture(raw).affine(scale), flags.astype(np.uint8)
+
+
+def _groups(poke_sets: Sequence[NDArray[np.float32]]) -> Iterator[slice]:
+    """Slices of candidates whose pokes go through the network at once."""
+    longest = max(len(pokes) for pokes in poke_sets)
+    step = max(1, _TOKENS // _tokens(max(1, longest), longest))
+    for low in range(0, len(poke_sets), step):
+        yield slice(low, low + step)
+
+
+def _tokens(n: int, n_pokes: int) -> int:
+    """The memory that n tokens take which attend to n_pokes pokes, in tokens that see none."""
+    return n * (1 + n_pokes // _POKES_PER_TOKEN)
