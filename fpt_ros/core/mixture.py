@@ -191,21 +191,23 @@ class GaussianMixture:
         component, for coinciding and for well separated ones. The Gaussian of the same covariance
         also bounds from above, and the tighter of the two is returned.
         """
-        self, dtype = self.to(torch.float64), self.means.dtype
-        l00, _, l11 = self._factors()
+        mixture = self.to(torch.float64)
+        l00, _, l11 = mixture._factors()
         log_det = 2 * (l00.log() + l11.log())
-        weights, log_weights = self.weights, self.log_weights.unsqueeze(-2)
+        weights, log_weights = mixture.weights, mixture.log_weights.unsqueeze(-2)
         within = (weights * (0.5 * log_det + _UNIT_ENTROPY)).sum(dim=-1)
 
         def bound(distance: Tensor) -> Tensor:
             return within - (weights * torch.logsumexp(log_weights - distance, -1)).sum(dim=-1)
 
-        squared, log_det_average = self._mean_distances()
+        squared, log_det_average = mixture._mean_distances()
         log_det_product = (log_det.unsqueeze(-1) + log_det.unsqueeze(-2)) / 2
         lower = bound(squared / 8 + (log_det_average - log_det_product) / 2)
-        upper = bound(_component_divergences(self, self))
-        xx, xy, yy = self._total_covariance()
-        gaussian = 0.5 * (xx * yy - xy * xy).log() + _UNIT_ENTROPY
+        upper = bound(_component_divergences(mixture, mixture))
+        xx, xy, yy = mixture._total_covariance()
+        determinant = (xx * yy - xy * xy).clamp_min(1e-15 * xx * yy)  # of the order of rounding
+        gaussian = 0.5 * determinant.log() + _UNIT_ENTROPY
+        dtype = self.means.dtype
         return lower.to(dtype), torch.minimum(upper, gaussian).to(dtype)
 
     def kl_divergence(self, other: GaussianMixture) -> Tensor:
@@ -224,9 +226,11 @@ class GaussianMixture:
     def affine(self, matrix: Tensor, offset: Tensor | None = None) -> GaussianMixture:
         """Mixture of A d + b for d from this one, for an invertible A [2, 2] and b [2].
 
-        Raises InvalidInputError when A is singular or not finite.
+        Raises InvalidInputError when A is singular, not finite or not [2, 2].
         """
         matrix = torch.as_tensor(matrix, dtype=self.means.dtype, device=self.means.device)
+        if matrix.shape != (2, 2):
+            raise InvalidInputError(f"matrix must be [2, 2], got {list(matrix.shape)}")
         (a, b), (c, d) = matrix.tolist()
         determinant = a * d - b * c
         if not math.isfinite(determinant) or determinant == 0:
@@ -314,16 +318,18 @@ class GaussianMixture:
         """Pairs of components [..., K, K] under the average of their two covariances.
 
         Returns the squared Mahalanobis distance of their means, and the log-determinant of the
-        average. In float64: determinants of thin covariances cancel.
+        average. Written as sums of squares, so that nothing cancels for thin covariances.
         """
-        mixture = self.to(torch.float64)
-        covariances = mixture.covariances
-        average = (covariances.unsqueeze(-2) + covariances.unsqueeze(-3)) / 2
-        xx, xy, yy = average.unbind(-1)
-        dx, dy = (mixture.means.unsqueeze(-2) - mixture.means.unsqueeze(-3)).unbind(-1)
-        determinant = xx * yy - xy * xy
-        squared = (yy * dx * dx - 2 * xy * dx * dy + xx * dy * dy) / determinant
-        return squared, determinant.log()
+        p00, p10, p11 = (factor.unsqueeze(-1) for factor in self._factors())
+        q00, q10, q11 = (factor.unsqueeze(-2) for factor in self._factors())
+        dx, dy = (self.means.unsqueeze(-2) - self.means.unsqueeze(-3)).unbind(-1)
+        # The average is M M^T / 2 with the columns of both factors in M: its adjugate turns each
+        # column by a right angle, its determinant is the sum of all squared minors of M.
+        columns = (p00 * dy - p10 * dx, p11 * dx, q00 * dy - q10 * dx, q11 * dx)
+        minors = (p00 * p11, p00 * q10 - p10 * q00, p00 * q11, p11 * q00, q00 * q11)
+        adjugate = sum((each.square() for each in columns), torch.zeros_like(dx)) / 2
+        determinant = sum((each.square() for each in minors), torch.zeros_like(dx)) / 4
+        return adjugate / determinant, determinant.log()
 
 
 def _squareplus(v: Tensor) -> Tensor:

@@ -345,6 +345,18 @@ def test_entropy_bounds_are_exact_without_overlap_and_with_full_overlap():
     assert upper.item() == pytest.approx(sum(parts))
 
 
+def test_entropy_bounds_hold_for_needles():
+    needle = torch.tensor([[1e-7, 0.0], [1.0, 1e-7]])
+    mixture = GaussianMixture(
+        torch.tensor([0.5, 0.5]).log(),
+        torch.tensor([[0.0, 0.0], [1e-7, 0.0]]),
+        needle.expand(2, 2, 2),
+    )
+    lower, upper = mixture.entropy_bounds()
+    one = math.log(2 * math.pi * math.e * 1e-14)
+    assert one - 1e-4 <= lower <= upper <= one + math.log(2) + 1e-4
+
+
 def test_divergence_of_single_gaussians_is_exact():
     p, q = random_mixture(9, 50, k=1), random_mixture(10, 50, k=1)
     truth = D.kl_divergence(
@@ -438,9 +450,11 @@ def test_affine_map_of_rotations_reflections_and_scales(matrix):
     torch.testing.assert_close(back.scale_tril, mixture.scale_tril)
 
 
-@pytest.mark.parametrize("matrix", [[[1.0, 2.0], [2.0, 4.0]], [[math.nan, 0.0], [0.0, 1.0]]])
+@pytest.mark.parametrize(
+    "matrix", [[[1.0, 2.0], [2.0, 4.0]], [[math.nan, 0.0], [0.0, 1.0]], [[2.0]]]
+)
 def test_affine_map_must_be_invertible(matrix):
-    with pytest.raises(InvalidInputError, match="invertible"):
+    with pytest.raises(InvalidInputError, match="matrix must be"):
         random_mixture(0).affine(torch.tensor(matrix))
 
 
