@@ -105,7 +105,8 @@ class SceneBuilder:
             "vivid": (0.5, 0.95, 0.85),
         }[kind]
         # red to yellow and blue are common in rooms, violet is not
-        hue = float(rng.choice([rng.uniform(-0.03, 0.17), rng.uniform(0.5, 0.68), rng.random()]))
+        warm, cold = rng.uniform(-0.03, 0.17), rng.uniform(0.5, 0.66)
+        hue = float(rng.choice([warm, cold, rng.random()], p=[0.5, 0.3, 0.2]))
         s = saturation * rng.uniform(0.3, 1.0)
         v = rng.uniform(low, high)
         wheel = np.clip(np.abs((hue * 6 + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)

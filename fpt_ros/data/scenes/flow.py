@@ -29,8 +29,9 @@ def carry(
     points: NDArray[np.float64], body: NDArray[np.integer], before: Poses, after: Poses
 ) -> NDArray[np.float64]:
     """World points [..., 3] fixed to bodies [...], moved from one set of poses to another."""
-    local = np.einsum("...ji,...j->...i", before.rotation[body], points - before.position[body])
-    return np.einsum("...ij,...j->...i", after.rotation[body], local) + after.position[body]
+    rotation = after.rotation @ before.rotation.transpose(0, 2, 1)
+    shift = after.position - (rotation @ before.position[..., None])[..., 0]
+    return np.einsum("...ij,...j->...i", rotation[body], points) + shift[body]
 
 
 def visible_at(

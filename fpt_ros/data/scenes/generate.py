@@ -96,9 +96,11 @@ def samples(family: str, seed: int, settings: SceneSettings) -> Iterator[Sample]
     world = build_world(builder, rng)
     state = State(world)
     with SceneRenderer(world.model) as renderer:
+        if not state.restart(rng):
+            return
         for view_index in range(settings.views):
-            if (view_index == 0 or rng.random() < 0.5) and not state.restart(rng):
-                continue
+            if view_index and rng.random() < 0.5:
+                state.restart(rng)
             view = find_view(rng, world, state, renderer, settings.image_px, settings.grid)
             if view is None:
                 continue
@@ -213,9 +215,9 @@ def _happen(
         depth_map, _ = renderer.geometry(state.data, camera, 2 * settings.grid)
         flows.append(flow)
         visible.append(visible_at(view.unit + flow, depth, depth_map))
-    kind = "push" if isinstance(motion, Push) else "joint"
     about = {
-        "kind": kind,
+        "kind": "push" if isinstance(motion, Push) else "joint",
+        "joints": [] if isinstance(motion, Push) else [m.joint for m in motion.mechanisms],
         "camera_static": static,
         "horizon_s": list(settings.horizons_s),
         "moving_parts": sorted({int(p) for p in view.part[moving]}),

@@ -17,7 +17,8 @@ mujoco.set_mju_user_warning(lambda _: None)
 
 Rng = np.random.Generator
 Array = NDArray[np.float64]
-_SETTLE_STEPS = 60
+_SETTLE_STEPS = (50, 300)  # least and most
+_AT_REST = 0.4  # m/s or rad/s; what is slower is stopped
 _UNSTABLE = (
     mujoco.mjtWarning.mjWARN_BADQPOS,
     mujoco.mjtWarning.mjWARN_BADQVEL,
@@ -60,9 +61,8 @@ class State:
     def restart(self, rng: Rng) -> bool:
         """Draw a starting state: joints at rest or partly open, loose things settled.
 
-        Loose things start where they were built, or where an earlier outcome left them.
-
-        Returns False when the loose things do not come to rest (they were built into something).
+        Loose things start where they were built, or where an earlier outcome left them. Returns
+        False, and keeps the former start, when they do not come to rest.
         """
         data, model = self.data, self.model
         mujoco.mj_resetData(model, data)
@@ -73,19 +73,29 @@ class State:
             if rng.random() < 0.45:
                 value = rng.uniform(mechanism.low, mechanism.high)
             self._place(data.qpos, mechanism, value)
-        if self.world.loose:
-            held = data.qpos.copy()
-            for _ in range(_SETTLE_STEPS):
-                mujoco.mj_step(model, data)
-                for mechanism in self.world.mechanisms:
-                    address = self._address(mechanism.joint)
-                    data.qpos[address] = held[address]
-            if self._unstable() or np.abs(data.qvel).max() > 3.0:
-                return False
-            data.qvel[:] = 0
+        if self.world.loose and not self._settle():
+            return False
         self.start = data.qpos.copy()
         self.show(self.start)
         return True
+
+    def _settle(self) -> bool:
+        """Let loose things come to rest while all joints stay where they are."""
+        data = self.data
+        address, dof = self._jointed()
+        held = data.qpos[address]
+        for step in range(1, _SETTLE_STEPS[1] + 1):
+            mujoco.mj_step(self.model, data)
+            data.qpos[address] = held
+            data.qvel[dof] = 0
+            if step >= _SETTLE_STEPS[0] and np.abs(data.qvel).max() < _AT_REST:
+                return not self._unstable()
+        return False
+
+    def _jointed(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Addresses in qpos and qvel of all joints other than those of loose things."""
+        joints = self.model.jnt_type != mujoco.mjtJoint.mjJNT_FREE
+        return self.model.jnt_qposadr[joints], self.model.jnt_dofadr[joints]
 
     def _unstable(self) -> bool:
         """Whether physics broke down since the last reset."""
@@ -159,7 +169,9 @@ class State:
 
     def _simulate(self, drive: Callable[[float], None], fractions: list[float]) -> list[Array]:
         data = self.data
+        gripper = data.mocap_pos.copy(), data.mocap_quat.copy()
         mujoco.mj_resetData(self.model, data)
+        data.mocap_pos[:], data.mocap_quat[:] = gripper
         data.qpos[:] = self.start
         steps = round(1.0 / TIMESTEP_S)
         stops = [round(f * steps) for f in fractions]
@@ -177,9 +189,7 @@ class State:
 
     def _joint_driver(self, motion: JointMotion) -> Callable[[float], None]:
         """Moves the joints as planned and lets whatever they touch react."""
-        joints = [self.model.joint(m.joint).id for m in self.world.mechanisms]
-        address = self.model.jnt_qposadr[joints]
-        dof = self.model.jnt_dofadr[joints]
+        address, dof = self._jointed()
 
         def drive(fraction: float) -> None:
             target = self.joints_at(motion, fraction)

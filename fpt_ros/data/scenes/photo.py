@@ -43,6 +43,7 @@ def photograph(
     light = 1.0 - rng.uniform(0.2, 0.65) * occlusion(depth, radius_m)
     picture = rgb.astype(np.float32) * light[..., None]
     picture = cv2.resize(picture, (size_px, size_px), interpolation=cv2.INTER_AREA)
-    level = max(float(picture.mean()), 1.0)
-    gain = np.clip(rng.uniform(95, 150) / level, 0.7, 2.5)
+    # the logarithmic mean is not misled by a bright window in a dark room
+    level = float(np.exp(np.log(picture + 8.0).mean()))
+    gain = np.clip(rng.uniform(85, 160) / level, 0.6, 3.0)
     return np.clip(picture * gain, 0, 255).astype(np.uint8)

@@ -75,7 +75,7 @@ def find_view(
                 seen = with_gripper
             else:
                 _park_gripper(world, state)
-        rgb, depth = renderer.colour(data, camera, min(2 * image_px, MAX_PX))
+        rgb, depth = renderer.colour(data, camera, min(3 * image_px // 2, MAX_PX))
         image = photograph(rng, rgb, depth, image_px, 0.03 * world.layout.radius + 0.004)
         part = model.body_weldid[seen.body].astype(np.int64)
         if world.gripper:

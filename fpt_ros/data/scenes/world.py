@@ -62,7 +62,7 @@ def _settings(spec: mujoco.MjSpec) -> None:
     spec.option.timestep = TIMESTEP_S
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     spec.option.iterations = 30
-    spec.visual.quality.shadowsize = 1024
+    spec.visual.quality.shadowsize = 768
     spec.visual.quality.offsamples = 0
     spec.visual.global_.offwidth = spec.visual.global_.offheight = 512
     spec.visual.map.znear, spec.visual.map.zfar = 0.02, 30.0

@@ -131,19 +131,15 @@ def carcass(
                 at = [sx, sy * (width / 2 - 0.04), foot / 2]
                 b.box(parent, [0.018, 0.018, foot / 2], at, style.carcass)
     low, high = foot, height
-    over = b.uniform(0.0, 0.02)
+    over = b.uniform(0.001, 0.02)
     top = style.carcass if b.chance(0.7) else b.material()
     b.box(parent, [depth / 2 + over, width / 2 + over, t], [x, 0, high - t], top)
     b.box(parent, [depth / 2, width / 2, t], [x, 0, low + t], style.carcass)
+    # walls end inside the top board, so that no two surfaces coincide
+    middle, half_high = (low + high - t) / 2, (high - low - t) / 2
     for sign in (-1, 1):
-        at = [x, sign * (width / 2 - t), (low + high) / 2]
-        b.box(parent, [depth / 2, t, (high - low) / 2], at, style.carcass)
-    b.box(
-        parent,
-        [0.004, width / 2, (high - low) / 2],
-        [-depth + 0.004, 0, (low + high) / 2],
-        style.carcass,
-    )
+        b.box(parent, [depth / 2, t, half_high], [x, sign * (width / 2 - t), middle], style.carcass)
+    b.box(parent, [0.004, width / 2, half_high], [-depth + 0.004, 0, middle], style.carcass)
 
     columns = int(np.clip(round(width / b.uniform(0.25, 0.6)), 1, 3))
     edges_y = np.linspace(-width / 2 + 2 * t, width / 2 - 2 * t, columns + 1)
@@ -151,8 +147,8 @@ def carcass(
     front_x = 0.0 if overlay else -2 * style.board
     for c in range(columns):
         if c:
-            at = [x, edges_y[c], (low + high) / 2]
-            b.box(parent, [depth / 2 - 0.002, t, (high - low) / 2], at, style.carcass)
+            at = [x, edges_y[c], middle]
+            b.box(parent, [depth / 2 - 0.002, t, half_high], at, style.carcass)
         rows = int(np.clip(round((high - low) / b.uniform(0.13, 0.6)), 1, 5))
         cuts = np.cumsum(b.rng.dirichlet(np.full(rows, 12.0)))[:-1]
         edges_z = np.concatenate([[0], cuts, [1]]) * (high - low - 4 * t) + low + 2 * t
