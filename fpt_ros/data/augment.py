@@ -109,7 +109,7 @@ def draw_geometry(rng: np.random.Generator, config: AugmentConfig) -> UnitAffine
 
 
 def vary_light(rgb: np.ndarray, rng: np.random.Generator, config: AugmentConfig) -> np.ndarray:
-    """Random brightness, contrast, saturation, hue, gamma, blur, noise, compression; uint8 alike."""
+    """Random light, colour, blur, noise and compression of a uint8 image [S, S, 3]."""
     gain = 1 + rng.uniform(-config.contrast, config.contrast)
     lift = 255 * rng.uniform(-config.brightness, config.brightness)
     saturation = 1 + rng.uniform(-config.saturation, config.saturation)

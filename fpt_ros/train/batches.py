@@ -110,8 +110,9 @@ class TrainingBatches(Dataset[Batch]):
             scene = [_Scene(motion, geometry, selection.min_motion) for motion in outcomes]
             statics.append(outcomes[0].camera_static)
             wanted = np.any([outcome.moves for outcome in scene], axis=0)
-            for outcome in scene:
-                rows.append(outcome.draw(n_pokes, n_queries, wanted, rng, selection))
+            rows += [
+                each.draw(n_pokes, n_queries, wanted, rng, selection) for each in scene
+            ]
         columns = [
             torch.from_numpy(np.stack(column)).unflatten(0, (per_rank, config.outcomes))
             for column in zip(*rows, strict=True)

@@ -95,8 +95,6 @@ class TrainConfig:
     """CPU threads per process; 0: PyTorch's choice."""
     workers: int = 1
     """Loader processes per training process; 0: load in the training process."""
-    compile: bool = False
-    """Compile the network with torch.compile (needs a C++ compiler on a CPU)."""
 
     checkpoint_minutes: float = 4.0
     validate_minutes: float = 5.0
@@ -134,10 +132,11 @@ class TrainConfig:
 
 
 # Changing these does not change what a step computes.
-_FREE_ON_RESUME = frozenset(
-    "data out init resume steps minutes accumulate max_bad_steps device threads workers compile "
-    "checkpoint_minutes validate_minutes val_views val_grid log_every licence".split()
-)
+_FREE_ON_RESUME = {
+    "data", "out", "init", "resume", "steps", "minutes", "accumulate", "max_bad_steps", "device",
+    "threads", "workers", "checkpoint_minutes", "validate_minutes", "val_views", "val_grid",
+    "log_every", "licence",
+}  # fmt: skip
 
 
 def check_resumable(old: dict[str, Any], new: dict[str, Any]) -> None:

@@ -1,0 +1,437 @@
+"""The training run: steps, schedule, checkpoints, validation; one or several processes."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import shlex
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader
+
+from fpt_ros.core.checkpoint import load_checkpoint, save_checkpoint
+from fpt_ros.core.config import FPT_BASE, FPT_SMALL, ModelConfig
+from fpt_ros.core.errors import CheckpointError, InvalidInputError
+from fpt_ros.core.model import FlowPokeModel
+from fpt_ros.data.samples import ShardIndex, describe
+from fpt_ros.train.batches import Batch, TrainingBatches
+from fpt_ros.train.config import TrainConfig, check_resumable
+from fpt_ros.train.loss import Objective
+from fpt_ros.train.report import Reporter
+from fpt_ros.train.state import (
+    BEST_FILE,
+    LAST_FILE,
+    STATE_FILE,
+    TrainingError,
+    load_state,
+    save_state,
+    try_to_write,
+)
+from fpt_ros.train.validate import ValidationSet, validate
+
+log = logging.getLogger(__name__)
+
+_UNBOUNDED_STEPS = 2**31
+_PRESETS = {"small": FPT_SMALL, "base": FPT_BASE}
+
+
+def learning_rate_factor(progress: float, warmup: float) -> float:
+    """Linear rise over the first `warmup` of the run, then a cosine to zero at progress 1."""
+    if progress < warmup:
+        return progress / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
+
+
+@dataclass
+class Decision:
+    """What the first process decides for all at the start of a step."""
+
+    progress: float = 0.0
+    stop: bool = False
+    checkpoint: bool = False
+    validate: bool = False
+
+    def shared(self) -> Decision:
+        """The first process's decision, on every process."""
+        if not dist.is_initialized():
+            return self
+        wire = torch.tensor(
+            [self.progress, self.stop, self.checkpoint, self.validate], dtype=torch.float64
+        )
+        dist.broadcast(wire, src=0)
+        progress, stop, checkpoint, check = wire.tolist()
+        return Decision(progress, bool(stop), bool(checkpoint), bool(check))
+
+
+class Trainer:
+    """One training run. `run()` trains to the end of the budget and leaves EMA checkpoints."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.device = _device(config.device)
+        self.autocast = _wants_bf16(config.precision, self.device)
+
+        if config.resume:
+            state = load_state(config.out)
+            check_resumable(state["config"], config.to_dict())
+        elif (config.out / STATE_FILE).exists():
+            raise InvalidInputError(
+                f"{config.out} holds a run already: --resume it, or choose another --out"
+            )
+        index = ShardIndex.scan(config.data, "train")
+        val_index = ShardIndex.scan(config.data, "val")
+        if index.horizon_s != val_index.horizon_s:
+            raise InvalidInputError("train and val shards have different horizons")
+        self.horizon_s = index.horizon_s
+        self.data = {"views": len(index.views), "outcomes": index.n_outcomes}
+
+        torch.manual_seed(config.seed)
+        self.model = _initial_model(config).to(self.device)
+        self.ema = AveragedModel(self.model, multi_avg_fn=_ema_update(config.ema))
+        self.optimizer = _optimizer(self.model, config, self.device)
+        self.step = 0
+        self.elapsed_s = 0.0
+        self.best = math.inf
+        self.n_bad_in_a_row = 0
+        self.counts: Counter[str] = Counter(index.skipped)
+        if config.resume:
+            self._restore(state)
+
+        input_px = self.model.config.encoder.input_px
+        self.batches = TrainingBatches(index, config, input_px, self.rank, self.world)
+        self.val = ValidationSet.load(
+            val_index, config.val_views, config.val_grid, input_px, config.selection.min_motion
+        )
+        self.forward: nn.Module = Objective(self.model)
+        if self.world > 1:
+            # The published layout holds one matrix that never gets a gradient: static_graph.
+            self.forward = DistributedDataParallel(self.forward, static_graph=True)
+        self.reporter = Reporter(config.out, config.log_every) if self.rank == 0 else None
+
+    def run(self) -> None:
+        """Train until the budget is used up, or until SIGINT or SIGTERM asks to stop."""
+        config = self.config
+        log.info(
+            "training on %d views with %d outcomes%s, validating on %d; %.1f M parameters, %s",
+            *self.data.values(),
+            f" (skipped: {describe(self.counts)})" if self.counts else "",
+            len(self.val),
+            sum(p.numel() for p in self.model.parameters()) / 1e6,
+            "bf16" if self.autocast else "fp32",
+        )
+        last_step = _UNBOUNDED_STEPS if config.minutes else config.steps
+        loader = DataLoader(
+            self.batches,
+            batch_size=None,
+            sampler=range(self.step, last_step),  # type: ignore[arg-type]
+            num_workers=config.workers,
+            prefetch_factor=4 if config.workers else None,
+        )
+        clock = _Clock(self.elapsed_s)
+        bar = self.reporter.progress_bar() if self.reporter else contextlib.nullcontext()
+        with _stop_request() as stop_requested, bar:
+            for batch in loader:
+                self.elapsed_s = clock.now()
+                decision = Decision(
+                    self._progress(),
+                    stop_requested(),
+                    clock.due("checkpoint", config.checkpoint_minutes),
+                    clock.due("validate", config.validate_minutes),
+                ).shared()
+                if decision.validate:
+                    self._validate()
+                if decision.checkpoint or decision.stop:
+                    self._checkpoint()
+                if decision.stop:
+                    log.warning("stopped on request at step %d; go on with --resume", self.step)
+                    return
+                if decision.progress >= 1:
+                    break
+                measures = self._train_step(batch.to(self.device), decision.progress)
+                if self.reporter:
+                    n_skipped = sum(self.counts.values())
+                    self.reporter.step(
+                        self.step, decision.progress, config.batch, measures, n_skipped
+                    )
+        self.elapsed_s = clock.now()
+        self._validate()
+        self._checkpoint()
+        log.info("done: %d steps in %.1f minutes", self.step, self.elapsed_s / 60)
+
+    def _progress(self) -> float:
+        if self.config.minutes is not None:
+            return min(1.0, self.elapsed_s / (60 * self.config.minutes))
+        return self.step / self.config.steps
+
+    def _train_step(self, batch: Batch, progress: float) -> dict[str, float]:
+        config = self.config
+        factor = learning_rate_factor(progress, config.warmup)
+        if config.minutes is None:
+            # The first step must not have rate zero, nor the last one: sample mid-step.
+            middle = (self.step + 0.5) / config.steps
+            factor = learning_rate_factor(middle, config.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = factor * group["peak_rate"]
+        pieces = batch.split(config.accumulate)
+        totals: dict[str, Tensor] = {}
+        for i, piece in enumerate(pieces):
+            last = i == len(pieces) - 1
+            ddp = self.forward if isinstance(self.forward, DistributedDataParallel) else None
+            with (
+                contextlib.nullcontext() if last or ddp is None else ddp.no_sync(),
+                torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast),
+            ):
+                loss, measures = self.forward(piece)
+                (loss / len(pieces)).backward()
+            for name, value in {"loss": loss.detach(), **measures}.items():
+                totals[name] = totals.get(name, 0) + value / len(pieces)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        # Gradients are averaged over processes, so every process sees the same verdict.
+        if torch.isfinite(norm):
+            self.optimizer.step()
+            self.ema.update_parameters(self.model)
+            self.n_bad_in_a_row = 0
+        else:
+            self.counts["step with a loss or gradient that is not finite"] += 1
+            self.n_bad_in_a_row += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.counts["unusable sample"] += batch.n_skipped
+        if self.n_bad_in_a_row >= config.max_bad_steps:
+            raise TrainingError(
+                f"loss or gradient not finite in {self.n_bad_in_a_row} steps in a row, the last "
+                f"being step {self.step}. The last checkpoint in {config.out} is from before. "
+                "Lower --learning-rate or look for odd samples"
+            )
+        measured = {name: float(value) for name, value in totals.items()}
+        return {
+            **measured,
+            "learning_rate": factor * config.learning_rate,
+            "grad_norm": float(norm),
+        }
+
+    @property
+    def averaged_model(self) -> FlowPokeModel:
+        """The weights to validate and ship."""
+        return self.ema.module if self.config.ema else self.model
+
+    def _validate(self) -> None:
+        measured = validate(self.averaged_model, self.val, self.device)
+        if self.reporter is None:
+            return
+        self.reporter.validation(self.step, measured, self.averaged_model, self.val, self.device)
+        if measured["nll/one_poke"] < self.best:
+            self.best = measured["nll/one_poke"]
+            path = self.config.out / BEST_FILE
+            try_to_write(str(path), lambda: self._export(path, measured))
+
+    def _checkpoint(self) -> None:
+        if self.rank:
+            return
+        folder = self.config.out
+        try_to_write(str(folder / STATE_FILE), lambda: save_state(folder, self._state()))
+        try_to_write(str(folder / LAST_FILE), lambda: self._export(folder / LAST_FILE, {}))
+
+    def _export(self, path: Path, measured: dict[str, float]) -> None:
+        training = {
+            "config": self.config.to_dict(),
+            "data": self.data,
+            "steps": self.step,
+            "views_seen": self.step * self.config.batch,
+            "minutes": round(self.elapsed_s / 60, 1),
+            "processes": self.world,
+            "validation": measured,
+            "skipped": dict(self.counts),
+            "command": shlex.join(["fpt", "train", *sys.argv[1:]]),
+        }
+        save_checkpoint(
+            path,
+            self.averaged_model,
+            horizon_s=self.horizon_s,
+            licence=self.config.licence,
+            training=training,
+        )
+
+    def _state(self) -> dict[str, Any]:
+        # Batches are a function of seed and step, and the network draws nothing at random: these
+        # are all that the next step depends on.
+        return {
+            "config": self.config.to_dict(),
+            "model_config": self.model.config.to_json(),
+            "data": self.data,
+            "step": self.step,
+            "elapsed_s": self.elapsed_s,
+            "best": self.best,
+            "n_bad_in_a_row": self.n_bad_in_a_row,
+            "counts": dict(self.counts),
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        if state["model_config"] != self.model.config.to_json():
+            raise InvalidInputError(
+                f"--model {self.config.model} is not the network of the run in {self.config.out}: "
+                "restore it, or start a new run"
+            )
+        if state["data"] != self.data:
+            log.warning(
+                "the data changed since the run began (%s -> %s): training goes on in a new order",
+                state["data"],
+                self.data,
+            )
+        try:
+            self.model.load_state_dict(state["model"])
+            self.ema.load_state_dict(state["ema"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = int(state["step"])
+            self.elapsed_s = float(state["elapsed_s"])
+            self.best = float(state["best"])
+            self.n_bad_in_a_row = int(state["n_bad_in_a_row"])
+            self.counts = Counter(state["counts"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.config.out / STATE_FILE} does not fit: {error}"
+            ) from error
+
+
+class _Clock:
+    """Training time, continued across resumes, and when periodic work is due."""
+
+    def __init__(self, elapsed_s: float) -> None:
+        self._start_s = time.monotonic() - elapsed_s
+        self._last_s: dict[str, float] = {}
+
+    def now(self) -> float:
+        return time.monotonic() - self._start_s
+
+    def due(self, what: str, every_minutes: float) -> bool:
+        now_s = self.now()
+        if now_s - self._last_s.setdefault(what, now_s) < 60 * every_minutes:
+            return False
+        self._last_s[what] = now_s
+        return True
+
+
+def _initial_model(config: TrainConfig) -> FlowPokeModel:
+    if config.model in _PRESETS:
+        shape = _PRESETS[config.model]
+    else:
+        path = Path(config.model)
+        if not path.is_file():
+            raise InvalidInputError(
+                f"--model {config.model} is neither one of {sorted(_PRESETS)} nor a JSON file"
+            )
+        shape = ModelConfig.from_json(path.read_text())
+    if config.init is None:
+        return FlowPokeModel(shape)
+    checkpoint = load_checkpoint(config.init)
+    if checkpoint.config != shape:
+        raise InvalidInputError(
+            f"{config.init} holds another network than --model {config.model}; "
+            "write its configuration into a JSON file and pass that as --model"
+        )
+    return checkpoint.build_model()
+
+
+def _optimizer(
+    model: FlowPokeModel, config: TrainConfig, device: torch.device
+) -> torch.optim.Optimizer:
+    """AdamW; matrices decay, gains, biases and embeddings of one row do not."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            kind = (name.startswith("image_embedder."), parameter.ndim > 1)
+            groups.setdefault(kind, []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "peak_rate": config.learning_rate * (config.encoder_rate if in_encoder else 1.0),
+                "weight_decay": config.weight_decay if decays else 0.0,
+            }
+            for (in_encoder, decays), parameters in sorted(groups.items(), key=lambda kv: kv[0])
+        ],
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        fused=device.type in ("cpu", "cuda"),
+    )
+
+
+def _ema_update(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
+    """Moving average whose memory grows with the run, so that the random start is forgotten."""
+
+    @torch.no_grad()
+    def update(averaged: list[Tensor], current: list[Tensor], n_averaged: Tensor | int) -> None:
+        n = int(n_averaged)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return update
+
+
+def _device(name: str) -> torch.device:
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cpu")
+
+
+def _wants_bf16(precision: str, device: torch.device) -> bool:
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported()
+
+
+@contextlib.contextmanager
+def _stop_request() -> Iterator[Callable[[], bool]]:
+    """Turn the first SIGINT or SIGTERM into a flag; a second one interrupts at once."""
+    asked: list[int] = []
+
+    def remember(number: int, frame: object) -> None:
+        asked.append(number)
+        for each in previous:
+            signal.signal(each, signal.SIG_DFL)
+
+    previous = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for each in previous:
+            signal.signal(each, remember)
+        yield lambda: bool(asked)
+    finally:
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+
+
+@contextlib.contextmanager
+def process_group() -> Iterator[None]:
+    """Join the processes that torchrun started, if it did."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield
+        return
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,148 @@
+"""Quick validation during training: a fixed set of views, no poke and one on the longest motion."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fpt_ros.core.mixture import GaussianMixture
+from fpt_ros.core.model import FlowPokeModel
+from fpt_ros.data.augment import IDENTITY
+from fpt_ros.data.samples import BadSampleError, ShardIndex, ShardReader, cell_centres
+from fpt_ros.train.loss import REPORT_SIDE_PX, to_model_range
+
+log = logging.getLogger(__name__)
+
+KL_THRESHOLDS_NATS = (0.25, 0.5, 1.0, 2.0, 4.0)
+
+
+@dataclass
+class ValidationSet:
+    """B views with one outcome each.
+
+    `image` uint8 [B, 3, S, S], `xy` float32 [N, 2], `flow` float32 [B, N, 2], `camera_static` bool
+    [B]; unit-square units.
+    """
+
+    image: Tensor
+    xy: Tensor
+    flow: Tensor
+    camera_static: Tensor
+    min_motion: float
+
+    @classmethod
+    def load(
+        cls, index: ShardIndex, n_views: int, grid: int, input_px: int, min_motion: float
+    ) -> ValidationSet:
+        """About `n_views` views spread over the split; unusable ones are left out.
+
+        Of each sample's cells, about `grid` per side are kept.
+        """
+        reader = ShardReader()
+        images, flows, statics, kept = [], [], [], np.empty((0, 2), np.float32)
+        for i, view in enumerate(index.take(n_views).views):
+            outcome = view.outcomes[i % len(view.outcomes)]
+            try:
+                motion = reader.motion(outcome, min_motion)
+                rgb = reader.image(outcome)
+            except BadSampleError as error:
+                log.warning("left out of validation: %s", error)
+                continue
+            cells = len(motion.part)
+            stride = max(1, cells // grid)
+            every = slice(stride // 2, None, stride)
+            kept = cell_centres(cells).reshape(cells, cells, 2)[every, every].reshape(-1, 2)
+            flows.append(motion.flow[every, every].reshape(-1, 2))
+            images.append(IDENTITY.image(rgb, input_px))
+            statics.append(motion.camera_static)
+        image = np.stack(images).transpose(0, 3, 1, 2).copy()
+        return cls(
+            torch.from_numpy(image),
+            torch.from_numpy(kept.copy()),
+            torch.from_numpy(np.stack(flows)),
+            torch.tensor(statics),
+            min_motion,
+        )
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+
+@torch.no_grad()
+def predict(
+    model: FlowPokeModel, views: ValidationSet, rows: slice, device: torch.device
+) -> tuple[Tensor, GaussianMixture, GaussianMixture]:
+    """Flow [B, N, 2], and the mixtures [B, N] without and with a poke on the longest motion."""
+    flow = views.flow[rows].to(device)
+    n_views, n_points = flow.shape[:2]
+    static = views.camera_static[rows].to(device)
+    xy = views.xy.to(device).expand(n_views, 1, n_points, 2)
+    longest = flow.norm(dim=-1).argmax(dim=-1)[:, None, None].expand(n_views, 1, 2)
+    poke_xy, poke_flow = xy[:, 0].gather(1, longest)[:, None], flow.gather(1, longest)[:, None]
+    image = model.encode(to_model_range(views.image[rows].to(device)))
+    mixtures = []
+    for n_pokes in (0, 1):
+        pokes = model.condition(
+            image, poke_xy[:, :, :n_pokes], poke_flow[:, :, :n_pokes], None, static
+        )
+        mixtures.append(model.mixture(model.query(image, pokes, xy))[:, 0])
+    return flow, mixtures[0], mixtures[1]
+
+
+def validate(
+    model: FlowPokeModel, views: ValidationSet, device: torch.device, chunk: int = 8
+) -> dict[str, float]:
+    """Means over views. Under torch.distributed every process takes a share.
+
+    Errors are in pixels of a 448 px image. `iou_kl/T` is the moving-part IoU when the divergence of
+    the answer with the poke from the answer without it is cut at T nats.
+    """
+    rank, world = 0, 1
+    if dist.is_initialized():
+        rank, world = dist.get_rank(), dist.get_world_size()
+    was_training = model.training
+    model.eval()
+    measured: list[dict[str, float]] = []
+    for start in range(rank * chunk, len(views), world * chunk):
+        measured += _measure(*predict(model, views, slice(start, start + chunk), device), views)
+    model.train(was_training)
+    if dist.is_initialized():
+        gathered: list[list[dict[str, float]] | None] = [None] * world
+        dist.all_gather_object(gathered, measured)
+        measured = [row for part in gathered for row in part or []]
+    return {name: float(np.nanmean([row[name] for row in measured])) for name in measured[0]}
+
+
+def _measure(
+    flow: Tensor, before: GaussianMixture, after: GaussianMixture, views: ValidationSet
+) -> list[dict[str, float]]:
+    target = flow.to(after.means.dtype)
+    length_px = REPORT_SIDE_PX * flow.norm(dim=-1)
+    moving = length_px > REPORT_SIDE_PX * views.min_motion
+    error_px = REPORT_SIDE_PX * (after.mean() - target).norm(dim=-1)
+    std_px = REPORT_SIDE_PX * after.std()
+    nll_before, nll_after = -before.log_prob(target), -after.log_prob(target)
+    score = after.kl_divergence(before)
+    rows = []
+    for i in range(len(flow)):
+        on = moving[i]
+        row = {
+            "nll/no_poke": nll_before[i].mean(),
+            "nll/one_poke": nll_after[i].mean(),
+            "nll/one_poke_moving": nll_after[i][on].mean(),
+            "epe_px/all": error_px[i].mean(),
+            "epe_px/moving": error_px[i][on].mean(),
+            "epe_px/all_if_still": length_px[i].mean(),
+            "epe_px/moving_if_still": length_px[i][on].mean(),
+            "std_error_correlation": torch.corrcoef(torch.stack([std_px[i], error_px[i]]))[0, 1],
+        }
+        for threshold in KL_THRESHOLDS_NATS:
+            found = score[i] > threshold
+            row[f"iou_kl/{threshold:g}"] = (found & on).sum() / (found | on).sum()
+        rows.append({name: float(value) for name, value in row.items()})
+    return rows

@@ -1,0 +1,219 @@
+"""Whole runs on toy shards: they learn, resume, survive bad steps, and scale over processes."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from fpt_ros.core.checkpoint import load_checkpoint
+from fpt_ros.core.config import DinoEncoderConfig, HeadConfig, ModelConfig, TransformerConfig
+from fpt_ros.core.errors import CheckpointError, InvalidInputError
+from fpt_ros.train.config import SelectionConfig, TrainConfig
+from fpt_ros.train.loop import Trainer, learning_rate_factor
+from fpt_ros.train.state import TrainingError, load_state, save_state
+
+TINY = ModelConfig(
+    DinoEncoderConfig(input_px=28, width=32, depth=1, heads=2, patch_px=7, position_grid=4),
+    TransformerConfig(width=32, depth=2, d_head=16),
+    HeadConfig(n_components=2),
+)
+
+
+@pytest.fixture
+def config(toy_data, tmp_path):
+    (tmp_path / "tiny.json").write_text(TINY.to_json())
+    return TrainConfig(
+        data=toy_data,
+        out=tmp_path / "run",
+        model=str(tmp_path / "tiny.json"),
+        steps=8,
+        batch=4,
+        outcomes=1,
+        learning_rate=3e-3,
+        selection=SelectionConfig(pokes=3, queries=8, many_pokes=6, many_queries=2, many_every=4),
+        threads=1,
+        workers=0,
+        val_views=4,
+        val_grid=8,
+        log_every=4,
+    )
+
+
+def final_state(config):
+    trainer = Trainer(config)
+    trainer.run()
+    return load_state(config.out)
+
+
+def assert_same_weights(a, b, tolerance=0.0):
+    for key in ("model", "ema"):
+        assert a[key].keys() == b[key].keys()
+        for name, value in a[key].items():
+            torch.testing.assert_close(value, b[key][name], rtol=0, atol=tolerance)
+
+
+def test_schedule():
+    assert learning_rate_factor(0.05, 0.1) == pytest.approx(0.5)
+    assert learning_rate_factor(0.1, 0.1) == pytest.approx(1.0)
+    assert learning_rate_factor(0.55, 0.1) == pytest.approx(0.5)
+    assert learning_rate_factor(1.0, 0.1) == pytest.approx(0.0)
+
+
+def test_learns_and_leaves_a_usable_checkpoint(config):
+    config = dataclasses.replace(config, steps=60, batch=8, ema=0.9)
+    trainer = Trainer(config)
+    trainer.run()
+    checkpoint = load_checkpoint(config.out / "best.safetensors")
+    assert checkpoint.config == TINY
+    assert checkpoint.horizon_s == 1.0
+    assert checkpoint.licence == "Apache-2.0"
+    assert checkpoint.training["config"]["batch"] == 8
+    assert checkpoint.training["views_seen"] == 480
+    assert checkpoint.training["validation"]["nll/one_poke"] < -1.0
+    assert list((config.out / "tensorboard").iterdir())
+
+
+def test_resume_is_the_same_run(config):
+    straight = final_state(config)
+    half = dataclasses.replace(config, out=config.out.with_name("half"))
+    trainer = Trainer(half)
+    step = trainer._train_step
+
+    def stop_after_three(batch, progress):
+        measures = step(batch, progress)
+        if trainer.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return measures
+
+    trainer._train_step = stop_after_three
+    trainer.run()
+    assert load_state(half.out)["step"] == 3
+    resumed = final_state(dataclasses.replace(half, resume=True))
+    assert resumed["step"] == straight["step"] == 8
+    assert_same_weights(straight, resumed)
+
+
+def test_killed_run_resumes_on_the_same_curve(config):
+    """kill -9 at a random moment, go on from the last checkpoint, end with the same weights."""
+    straight = final_state(config)
+    killed = dataclasses.replace(
+        config, out=config.out.with_name("killed"), checkpoint_minutes=0.0, steps=config.steps
+    )
+    process = subprocess.Popen(command(killed), env=environment())
+    deadline = time.monotonic() + 120
+    while not (killed.out / "state.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert load_state(killed.out)["step"] < 8
+    resumed = final_state(dataclasses.replace(killed, resume=True))
+    assert_same_weights(straight, resumed)
+
+
+def test_two_processes_equal_one(config):
+    one = final_state(config)
+    two = dataclasses.replace(config, out=config.out.with_name("two"))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run(
+        [sys.executable, *torchrun, *command(two)[1:]], env=environment(), check=True, timeout=300
+    )
+    assert_same_weights(one, load_state(two.out), tolerance=2e-4)
+
+
+def test_accumulation_changes_nothing(config):
+    whole = final_state(config)
+    parts = dataclasses.replace(config, out=config.out.with_name("parts"), accumulate=2)
+    assert_same_weights(whole, final_state(parts), tolerance=2e-4)
+
+
+def command(config):
+    """Command line for a config; every field differs from nothing but what the test set."""
+    flags = []
+    defaults = TrainConfig(config.data, config.out)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        name = "--" + field.name.replace("_", "-")
+        if field.name in ("data", "out"):
+            flags += [name, str(value)]
+        elif dataclasses.is_dataclass(value):
+            for inner in dataclasses.fields(value):
+                inner_name = f"{name}.{inner.name.replace('_', '-')}"
+                flags += [inner_name, str(getattr(value, inner.name))]
+        elif value != getattr(defaults, field.name):
+            flags += [name] if value is True else [name, str(value)]
+    return [sys.executable, "-m", "fpt_ros.cli.train", *flags]
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def test_bad_steps_are_skipped_then_stop_the_run(config):
+    trainer = Trainer(dataclasses.replace(config, max_bad_steps=3, steps=20))
+    weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    load = trainer.batches.__class__.__getitem__
+
+    class Poisoned(trainer.batches.__class__):
+        def __getitem__(self, step):
+            batch = load(self, step)
+            if step not in (1, 2):
+                batch.query_flow[:] = float("nan")
+            return batch
+
+    trainer.batches.__class__ = Poisoned
+    with pytest.raises(TrainingError, match="3 steps in a row"):
+        trainer.run()
+    assert trainer.step == 6
+    assert trainer.counts["step with a loss or gradient that is not finite"] == 4
+    changed = trainer.model.state_dict()
+    assert all(torch.isfinite(value).all() for value in changed.values())
+    assert any(not torch.equal(changed[name], weights[name]) for name in weights)
+
+
+def test_resume_refuses_other_settings(config):
+    final_state(config)
+    with pytest.raises(InvalidInputError, match="holds a run already"):
+        Trainer(config)
+    changed = dataclasses.replace(config, resume=True, batch=8, seed=3, steps=20)
+    with pytest.raises(InvalidInputError, match=r"batch: 4 -> 8; seed: 0 -> 3\)"):
+        Trainer(changed)
+
+
+def test_resume_without_a_run_or_with_a_damaged_one(config):
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        Trainer(dataclasses.replace(config, resume=True))
+    config.out.mkdir()
+    (config.out / "state.pt").write_bytes(b"x" * 100)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        Trainer(dataclasses.replace(config, resume=True))
+
+
+def test_full_disk_keeps_the_old_state(tmp_path, monkeypatch):
+    save_state(tmp_path, {"step": 1})
+
+    def full(state, file):
+        file.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_state(tmp_path, {"step": 2})
+    assert load_state(tmp_path) == {"step": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_config_is_plain_data(config):
+    assert json.loads(json.dumps(config.to_dict())) == config.to_dict()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"batch": 0}, {"learning_rate": -1.0}, {"warmup": 1.0}, {"minutes": 0.0}]
+)
+def test_config_names_what_is_wrong(config, wrong):
+    with pytest.raises(InvalidInputError, match=next(iter(wrong))):
+        dataclasses.replace(config, **wrong)
