@@ -53,12 +53,21 @@ def image_to_rgb(message: Any) -> NDArray[np.uint8]:
         raise InvalidInputError(f"data cannot be decoded: {error.err or error}") from error
 
 
-def rows_of(message: Any, dtype: "np.dtype[Any]", channels: int) -> NDArray[Any]:
-    """View the pixels of a sensor_msgs Image: [H, W, channels], without the padding of its rows.
+def depth_to_metres(message: Any) -> NDArray[np.float32]:
+    """Decode a depth Image, 16UC1 (mm) or 32FC1 (m), into [H, W] m; 0 or NaN = unknown (REP 118).
 
     Raises:
-        InvalidInputError: height, width, step and data do not fit together.
+        InvalidInputError: names the field that is wrong.
     """
+    kind = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}.get(message.encoding)
+    if kind is None:
+        raise InvalidInputError(f"encoding {message.encoding!r} of depth is not 16UC1 or 32FC1")
+    values = _rows(message, np.dtype((">" if message.is_bigendian else "<") + kind), 1)[..., 0]
+    return np.asarray(values * (np.float32(0.001) if kind == "u2" else np.float32(1)), np.float32)
+
+
+def _rows(message: Any, dtype: "np.dtype[Any]", channels: int) -> NDArray[Any]:
+    """View the pixels of an Image as [H, W, channels], without the padding of its rows."""
     height, width, step = message.height, message.width, message.step
     if height < 1 or width < 1:
         raise InvalidInputError(f"height and width must be at least 1, got {height} x {width}")
@@ -83,10 +92,10 @@ def _decoded(message: Any) -> NDArray[np.uint8]:
         )
     channels, conversion = _ENCODINGS[message.encoding]
     if message.encoding == "mono16":
-        samples = rows_of(message, np.dtype(">u2" if message.is_bigendian else "<u2"), 1)
+        samples = _rows(message, np.dtype(">u2" if message.is_bigendian else "<u2"), 1)
         pixels = (samples >> 8).astype(np.uint8)
     else:
-        pixels = rows_of(message, np.dtype(np.uint8), channels)
+        pixels = _rows(message, np.dtype(np.uint8), channels)
     if conversion is None:
         return pixels
     if conversion in _YUV_422 and message.width % 2:

@@ -67,7 +67,7 @@ class Settings:
         live=True,
     )
     moving_part_threshold_nats: float = _parameter(
-        0.5,
+        1.0,  # as core.parts.DEFAULT_THRESHOLD_NATS
         "A point belongs to the moving part if the plan changes its distribution by more (KL).",
         limits=(0.0, 1000.0),
         live=True,
