@@ -212,7 +212,7 @@ class State:
             speed = jacobian @ data.qvel
             smooth = fraction * fraction * (3 - 2 * fraction)
             error = push.point + push.travel * smooth - here
-            force = mass * (700.0 * error - 45.0 * speed)
+            force = mass * (1500.0 * error - 70.0 * speed)
             data.qfrc_applied[:] = jacobian.T @ force
 
         return drive

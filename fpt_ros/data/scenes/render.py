@@ -6,10 +6,15 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from fpt_ros.core.errors import FptError
 from fpt_ros.data.scenes.camera import Camera
 
 MAX_PX = 512
 _Flag = mujoco.mjtRndFlag
+
+
+class RenderError(FptError, RuntimeError):
+    """MuJoCo cannot draw on this machine."""
 
 
 class SceneRenderer:
@@ -21,11 +26,17 @@ class SceneRenderer:
     _gl: mujoco.GLContext | None = None
 
     def __init__(self, model: mujoco.MjModel) -> None:
-        if SceneRenderer._gl is None:
-            SceneRenderer._gl = mujoco.GLContext(MAX_PX, MAX_PX)
-            SceneRenderer._gl.make_current()
         self._model = model
-        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
+        try:
+            if SceneRenderer._gl is None:
+                SceneRenderer._gl = mujoco.GLContext(MAX_PX, MAX_PX)
+                SceneRenderer._gl.make_current()
+            self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
+        except (mujoco.FatalError, AttributeError, ImportError, RuntimeError) as error:
+            raise RenderError(
+                f"no headless OpenGL ({error}); install libegl1 and libgl1-mesa-dri, and set "
+                "MUJOCO_GL=egl before mujoco is imported"
+            ) from error
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._scene = mujoco.MjvScene(model, model.ngeom + 10)
         self._option = mujoco.MjvOption()

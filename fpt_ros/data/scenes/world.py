@@ -13,7 +13,7 @@ from fpt_ros.data.scenes.families import Family
 from fpt_ros.data.scenes.layout import Layout
 from fpt_ros.data.scenes.things import thing
 
-TIMESTEP_S = 0.005
+TIMESTEP_S = 0.008
 PARKED_M = -50.0
 """Height at which a gripper that is not in use is kept, out of sight."""
 

@@ -1,0 +1,76 @@
+"""Pushes and joint motions do what they say."""
+
+import numpy as np
+import pytest
+
+from fpt_ros.data.scenes.layout import Layout
+from fpt_ros.data.scenes.outcomes import JointMotion, Push, State
+from fpt_ros.data.scenes.world import build_world
+
+
+def two_blocks(b):
+    for x in (0.0, 0.12):
+        body = b.loose_body([x, 0, 0.05])
+        b.box(body, [0.05, 0.05, 0.05], [0, 0, 0], b.material("plain"))
+    door = b.body(None, [0, 1.0, 0], stem="door")
+    b.hinge(door, [0, 0, 1], 0.0, 1.5)
+    b.box(door, [0.01, 0.2, 0.2], [0, 0.2, 0.2], b.material("plain"))
+    return Layout("floor", (0, 0, 0.1), 0.3, 0.3, 0.3, np.pi)
+
+
+@pytest.fixture
+def state():
+    world = build_world(two_blocks, np.random.default_rng(1))
+    state = State(world)
+    assert state.restart(np.random.default_rng(0))
+    return state
+
+
+def positions(state, qpos):
+    state.show(qpos)
+    return np.array([state.data.body(name).xpos.copy() for name in state.world.loose])
+
+
+def test_a_push_moves_the_thing_and_what_is_behind_it(state):
+    start = positions(state, state.start)
+    body = state.model.body(state.world.loose[0]).id
+    push = Push(body, start[0] + [-0.05, 0, 0], np.array([0.15, 0, 0]))
+    half, end = (positions(state, q) - start for q in state.later(push, [0.5, 1.0]))
+    assert end[0, 0] == pytest.approx(0.15, abs=0.05)
+    assert end[1, 0] > 0.06  # the gap was 2 cm
+    assert 0 < half[0, 0] < end[0, 0]
+    assert np.abs(end[:, 2]).max() < 0.02
+
+
+def test_pushed_away_from_the_other_leaves_it_alone(state):
+    start = positions(state, state.start)
+    body = state.model.body(state.world.loose[0]).id
+    push = Push(body, start[0] + [0.05, 0, 0], np.array([-0.1, 0, 0]))
+    end = positions(state, state.later(push, [1.0])[0]) - start
+    assert end[0, 0] < -0.05
+    assert np.abs(end[1]).max() < 0.003
+
+
+def test_joints_go_where_they_are_sent(state):
+    mechanism = state.world.mechanisms[0]
+    address = state.model.joint(mechanism.joint).qposadr[0]
+    now = state.start[address]
+    delta = 0.8 if now < 0.7 else -0.6
+    motion = JointMotion((mechanism,), (delta,), 1.0)
+    half, end = state.later(motion, [0.5, 1.0])
+    assert half[address] == pytest.approx(now + delta / 2, abs=0.02)
+    assert end[address] == pytest.approx(now + delta, abs=0.02)
+    assert state.joints_at(motion.scaled(100), 1.0)[address] in (mechanism.low, mechanism.high)
+
+
+def test_physics_keeps_the_gripper_where_it_is():
+    rng = np.random.default_rng(5)
+    world = build_world(two_blocks, rng)
+    while world.gripper is None:
+        world = build_world(two_blocks, rng)
+    state = State(world)
+    assert state.restart(rng)
+    state.data.mocap_pos[0] = [0.3, 0.2, 0.1]
+    body = state.model.body(world.loose[0]).id
+    state.later(Push(body, np.array([0, 0, 0.05]), np.array([-0.1, 0, 0])), [1.0])
+    assert np.allclose(state.data.mocap_pos[0], [0.3, 0.2, 0.1])
