@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Annotated
 
 import tyro
@@ -16,9 +17,14 @@ def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> None:
     An interrupted run goes on with --resume. Several processes share the batch:
     `torchrun --nproc-per-node 2 -m fpt_ros.cli.train --data ... --out ...`.
     """
-    from fpt_ros.train.loop import Trainer, process_group
+    from fpt_ros.train.control import process_group
+    from fpt_ros.train.loop import Trainer
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    is_first = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(
+        level=logging.INFO if is_first else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
     with process_group():
         Trainer(config).run()
 

@@ -130,7 +130,7 @@ def vary_light(rgb: np.ndarray, rng: np.random.Generator, config: AugmentConfig)
     if rng.random() < config.p_jpeg:
         quality = int(rng.integers(30, 91))
         _, encoded = cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        rgb = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+        rgb = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
     return rgb
 
 

@@ -7,7 +7,8 @@ processes, so the position in the data is one integer and resuming is exact.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -52,20 +53,20 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        moved = {
-            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True)
             for name, value in vars(self).items()
+            if isinstance(value, Tensor)
         }
-        return Batch(**moved)
+        return replace(self, **moved)
 
     def split(self, n: int) -> list[Batch]:
         """`n` batches of equally many views each."""
-        pieces = {
+        pieces: dict[str, Any] = {
             name: value.chunk(n) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         return [
-            Batch(**{name: chunks[i] for name, chunks in pieces.items()}, n_skipped=0)
-            for i in range(n)
+            replace(self, **{name: chunks[i] for name, chunks in pieces.items()}) for i in range(n)
         ]
 
 
@@ -110,15 +111,21 @@ class TrainingBatches(Dataset[Batch]):
             scene = [_Scene(motion, geometry, selection.min_motion) for motion in outcomes]
             statics.append(outcomes[0].camera_static)
             wanted = np.any([outcome.moves for outcome in scene], axis=0)
-            rows += [
-                each.draw(n_pokes, n_queries, wanted, rng, selection) for each in scene
-            ]
-        columns = [
+            rows += [each.draw(n_pokes, n_queries, wanted, rng, selection) for each in scene]
+        poke_xy, poke_flow, query_xy, query_flow, query_moves = (
             torch.from_numpy(np.stack(column)).unflatten(0, (per_rank, config.outcomes))
             for column in zip(*rows, strict=True)
-        ]
-        image = torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy())
-        return Batch(image, torch.tensor(statics), *columns, n_skipped)
+        )
+        return Batch(
+            torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy()),
+            torch.tensor(statics),
+            poke_xy,
+            poke_flow,
+            query_xy,
+            query_flow,
+            query_moves,
+            n_skipped,
+        )
 
     def _usable_view(
         self, position: int, rng: np.random.Generator
@@ -128,17 +135,26 @@ class TrainingBatches(Dataset[Batch]):
         epoch, place = divmod(position, n_views)
         order = _permutation(self.config.seed, epoch, n_views)
         view = self.index.views[order[place]]
-        reason = ""
         for n_bad in range(_MAX_REDRAWS):
-            try:
-                return *self._load(view, rng), n_bad
-            except BadSampleError as error:
-                reason = str(error)
-                self._report(reason)
-                view = self.index.views[rng.integers(n_views)]
+            loaded = self._load_or_report(view, rng)
+            if loaded is not None:
+                return *loaded, n_bad
+            view = self.index.views[rng.integers(n_views)]
         raise InvalidInputError(
-            f"{_MAX_REDRAWS} samples in a row cannot be used, the last because: {reason}"
+            f"{_MAX_REDRAWS} samples in a row cannot be used; the warnings above say why"
         )
+
+    def _load_or_report(
+        self, view: View, rng: np.random.Generator
+    ) -> tuple[np.ndarray, list[Motion], UnitAffine] | None:
+        try:
+            return self._load(view, rng)
+        except BadSampleError as error:
+            reason = str(error)
+            if reason not in self._reported:
+                self._reported.add(reason)
+                log.warning("skipped a sample: %s", reason)
+            return None
 
     def _load(
         self, view: View, rng: np.random.Generator
@@ -151,11 +167,6 @@ class TrainingBatches(Dataset[Batch]):
         motions = [self._reader.motion(outcome, min_motion) for outcome in chosen]
         rgb = self._reader.image(chosen[0])
         return rgb, motions, _keep_motion(motions, rng, self.config)
-
-    def _report(self, reason: str) -> None:
-        if reason not in self._reported:
-            self._reported.add(reason)
-            log.warning("skipped a sample: %s", reason)
 
 
 _permutations: dict[tuple[int, int, int], np.ndarray] = {}
@@ -187,7 +198,7 @@ def _keep_motion(
 
 
 def _inside(points: np.ndarray) -> np.ndarray:
-    return ((points > 0) & (points < 1)).all(axis=-1)
+    return np.all((points > 0) & (points < 1), axis=-1)
 
 
 class _Scene:

@@ -7,14 +7,10 @@ import logging
 import math
 import os
 import shlex
-import signal
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -30,7 +26,9 @@ from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.data.samples import ShardIndex, describe
 from fpt_ros.train.batches import Batch, TrainingBatches
 from fpt_ros.train.config import TrainConfig, check_resumable
+from fpt_ros.train.control import Clock, Decision, stop_request
 from fpt_ros.train.loss import Objective
+from fpt_ros.train.optimize import build_optimizer, ema_update, learning_rate_factor
 from fpt_ros.train.report import Reporter
 from fpt_ros.train.state import (
     BEST_FILE,
@@ -47,34 +45,6 @@ log = logging.getLogger(__name__)
 
 _UNBOUNDED_STEPS = 2**31
 _PRESETS = {"small": FPT_SMALL, "base": FPT_BASE}
-
-
-def learning_rate_factor(progress: float, warmup: float) -> float:
-    """Linear rise over the first `warmup` of the run, then a cosine to zero at progress 1."""
-    if progress < warmup:
-        return progress / warmup
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
-
-
-@dataclass
-class Decision:
-    """What the first process decides for all at the start of a step."""
-
-    progress: float = 0.0
-    stop: bool = False
-    checkpoint: bool = False
-    validate: bool = False
-
-    def shared(self) -> Decision:
-        """The first process's decision, on every process."""
-        if not dist.is_initialized():
-            return self
-        wire = torch.tensor(
-            [self.progress, self.stop, self.checkpoint, self.validate], dtype=torch.float64
-        )
-        dist.broadcast(wire, src=0)
-        progress, stop, checkpoint, check = wire.tolist()
-        return Decision(progress, bool(stop), bool(checkpoint), bool(check))
 
 
 class Trainer:
@@ -105,8 +75,8 @@ class Trainer:
 
         torch.manual_seed(config.seed)
         self.model = _initial_model(config).to(self.device)
-        self.ema = AveragedModel(self.model, multi_avg_fn=_ema_update(config.ema))
-        self.optimizer = _optimizer(self.model, config, self.device)
+        self.ema = AveragedModel(self.model, multi_avg_fn=ema_update(config.ema))
+        self.optimizer = build_optimizer(self.model, config, self.device)
         self.step = 0
         self.elapsed_s = 0.0
         self.best = math.inf
@@ -141,13 +111,13 @@ class Trainer:
         loader = DataLoader(
             self.batches,
             batch_size=None,
-            sampler=range(self.step, last_step),  # type: ignore[arg-type]
+            sampler=range(self.step, last_step),
             num_workers=config.workers,
             prefetch_factor=4 if config.workers else None,
         )
-        clock = _Clock(self.elapsed_s)
+        clock = Clock(self.elapsed_s)
         bar = self.reporter.progress_bar() if self.reporter else contextlib.nullcontext()
-        with _stop_request() as stop_requested, bar:
+        with stop_request() as stop_requested, bar:
             for batch in loader:
                 self.elapsed_s = clock.now()
                 decision = Decision(
@@ -231,7 +201,7 @@ class Trainer:
     @property
     def averaged_model(self) -> FlowPokeModel:
         """The weights to validate and ship."""
-        return self.ema.module if self.config.ema else self.model
+        return cast(FlowPokeModel, self.ema.module) if self.config.ema else self.model
 
     def _validate(self) -> None:
         measured = validate(self.averaged_model, self.val, self.device)
@@ -314,24 +284,6 @@ class Trainer:
             ) from error
 
 
-class _Clock:
-    """Training time, continued across resumes, and when periodic work is due."""
-
-    def __init__(self, elapsed_s: float) -> None:
-        self._start_s = time.monotonic() - elapsed_s
-        self._last_s: dict[str, float] = {}
-
-    def now(self) -> float:
-        return time.monotonic() - self._start_s
-
-    def due(self, what: str, every_minutes: float) -> bool:
-        now_s = self.now()
-        if now_s - self._last_s.setdefault(what, now_s) < 60 * every_minutes:
-            return False
-        self._last_s[what] = now_s
-        return True
-
-
 def _initial_model(config: TrainConfig) -> FlowPokeModel:
     if config.model in _PRESETS:
         shape = _PRESETS[config.model]
@@ -353,41 +305,6 @@ def _initial_model(config: TrainConfig) -> FlowPokeModel:
     return checkpoint.build_model()
 
 
-def _optimizer(
-    model: FlowPokeModel, config: TrainConfig, device: torch.device
-) -> torch.optim.Optimizer:
-    """AdamW; matrices decay, gains, biases and embeddings of one row do not."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            kind = (name.startswith("image_embedder."), parameter.ndim > 1)
-            groups.setdefault(kind, []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "peak_rate": config.learning_rate * (config.encoder_rate if in_encoder else 1.0),
-                "weight_decay": config.weight_decay if decays else 0.0,
-            }
-            for (in_encoder, decays), parameters in sorted(groups.items(), key=lambda kv: kv[0])
-        ],
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        fused=device.type in ("cpu", "cuda"),
-    )
-
-
-def _ema_update(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
-    """Moving average whose memory grows with the run, so that the random start is forgotten."""
-
-    @torch.no_grad()
-    def update(averaged: list[Tensor], current: list[Tensor], n_averaged: Tensor | int) -> None:
-        n = int(n_averaged)
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
-
-    return update
-
-
 def _device(name: str) -> torch.device:
     if name != "auto":
         return torch.device(name)
@@ -402,36 +319,3 @@ def _wants_bf16(precision: str, device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_amx_tile_supported()
-
-
-@contextlib.contextmanager
-def _stop_request() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into a flag; a second one interrupts at once."""
-    asked: list[int] = []
-
-    def remember(number: int, frame: object) -> None:
-        asked.append(number)
-        for each in previous:
-            signal.signal(each, signal.SIG_DFL)
-
-    previous = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        for each in previous:
-            signal.signal(each, remember)
-        yield lambda: bool(asked)
-    finally:
-        for each, handler in previous.items():
-            signal.signal(each, handler)
-
-
-@contextlib.contextmanager
-def process_group() -> Iterator[None]:
-    """Join the processes that torchrun started, if it did."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        yield
-        return
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()

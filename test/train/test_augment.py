@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+
 from fpt_ros.data.augment import (
     IDENTITY,
     NO_AUGMENTATION,

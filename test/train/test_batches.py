@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.data.samples import ShardIndex
 from fpt_ros.train.batches import TrainingBatches

@@ -10,11 +10,13 @@ import time
 
 import pytest
 import torch
+
 from fpt_ros.core.checkpoint import load_checkpoint
 from fpt_ros.core.config import DinoEncoderConfig, HeadConfig, ModelConfig, TransformerConfig
 from fpt_ros.core.errors import CheckpointError, InvalidInputError
 from fpt_ros.train.config import SelectionConfig, TrainConfig
-from fpt_ros.train.loop import Trainer, learning_rate_factor
+from fpt_ros.train.loop import Trainer
+from fpt_ros.train.optimize import learning_rate_factor
 from fpt_ros.train.state import TrainingError, load_state, save_state
 
 TINY = ModelConfig(
@@ -99,7 +101,7 @@ def test_resume_is_the_same_run(config):
 
 
 def test_killed_run_resumes_on_the_same_curve(config):
-    """kill -9 at a random moment, go on from the last checkpoint, end with the same weights."""
+    """Kill -9 at a random moment, go on from the last checkpoint, end with the same weights."""
     straight = final_state(config)
     killed = dataclasses.replace(
         config, out=config.out.with_name("killed"), checkpoint_minutes=0.0, steps=config.steps

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from fpt_ros.core.config import HeadConfig, ModelConfig, TransformerConfig, DinoEncoderConfig
+
+from fpt_ros.core.config import DinoEncoderConfig, HeadConfig, ModelConfig, TransformerConfig
 from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.train.batches import Batch
 from fpt_ros.train.loss import Objective, to_model_range

@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.data.samples import BadSampleError, ShardIndex, ShardReader, cell_centres
 

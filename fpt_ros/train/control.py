@@ -1,0 +1,85 @@
+"""When a run validates, saves and stops, agreed on by all its processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass
+class Decision:
+    """What the first process decides for all at the start of a step."""
+
+    progress: float = 0.0
+    stop: bool = False
+    checkpoint: bool = False
+    validate: bool = False
+
+    def shared(self) -> Decision:
+        """The first process's decision, on every process."""
+        if not dist.is_initialized():
+            return self
+        wire = torch.tensor(
+            [self.progress, self.stop, self.checkpoint, self.validate], dtype=torch.float64
+        )
+        dist.broadcast(wire, src=0)
+        progress, stop, checkpoint, check = wire.tolist()
+        return Decision(progress, bool(stop), bool(checkpoint), bool(check))
+
+
+class Clock:
+    """Training time, continued across resumes, and when periodic work is due."""
+
+    def __init__(self, elapsed_s: float) -> None:
+        self._start_s = time.monotonic() - elapsed_s
+        self._last_s: dict[str, float] = {}
+
+    def now(self) -> float:
+        return time.monotonic() - self._start_s
+
+    def due(self, what: str, every_minutes: float) -> bool:
+        now_s = self.now()
+        if now_s - self._last_s.setdefault(what, now_s) < 60 * every_minutes:
+            return False
+        self._last_s[what] = now_s
+        return True
+
+
+@contextlib.contextmanager
+def stop_request() -> Iterator[Callable[[], bool]]:
+    """Turn the first SIGINT or SIGTERM into a flag; a second one interrupts at once."""
+    asked: list[int] = []
+
+    def remember(number: int, frame: object) -> None:
+        asked.append(number)
+        for each in previous:
+            signal.signal(each, signal.SIG_DFL)
+
+    previous = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for each in previous:
+            signal.signal(each, remember)
+        yield lambda: bool(asked)
+    finally:
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+
+
+@contextlib.contextmanager
+def process_group() -> Iterator[None]:
+    """Join the processes that torchrun started, if it did."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield
+        return
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,58 @@
+"""Learning rate, optimizer and weight averaging."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from fpt_ros.core.model import FlowPokeModel
+from fpt_ros.train.config import TrainConfig
+
+
+def learning_rate_factor(progress: float, warmup: float) -> float:
+    """Linear rise over the first `warmup` of the run, then a cosine to zero at progress 1."""
+    if progress < warmup:
+        return progress / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
+
+
+def build_optimizer(
+    model: FlowPokeModel, config: TrainConfig, device: torch.device
+) -> torch.optim.Optimizer:
+    """AdamW; matrices decay, gains, biases and embeddings of one row do not."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            kind = (name.startswith("image_embedder."), parameter.ndim > 1)
+            groups.setdefault(kind, []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "peak_rate": config.learning_rate * (config.encoder_rate if in_encoder else 1.0),
+                "weight_decay": config.weight_decay if decays else 0.0,
+            }
+            for (in_encoder, decays), parameters in sorted(groups.items(), key=lambda kv: kv[0])
+        ],
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        fused=device.type in ("cpu", "cuda"),
+    )
+
+
+Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]
+
+
+def ema_update(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
+    """Moving average whose memory grows with the run, so that the random start is forgotten."""
+
+    @torch.no_grad()
+    def update(averaged: Tensors, current: Tensors, n_averaged: Tensor | int) -> None:
+        n = int(n_averaged)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return update
