@@ -62,7 +62,9 @@ def test_visible_only_before_what_is_drawn_and_inside():
     assert visible_at(unit, at, depth).tolist() == [True, False, False, False, False]
 
 
-@pytest.fixture(scope="module", params=[(furniture.small_drawers, 4), (furniture.chest, 2)], ids=str)
+@pytest.fixture(
+    scope="module", params=[(furniture.small_drawers, 4), (furniture.chest, 2)], ids=str
+)
 def scene(request):
     """A scene, its view, a camera a little beside the first, and the state after a motion."""
     family, seed = request.param

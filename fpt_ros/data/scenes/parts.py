@@ -1,4 +1,4 @@
-"""Parts that many families share: handles, open boxes, grippers."""
+"""Parts that many families share: handles, open boxes, grippers and hands."""
 
 from __future__ import annotations
 
@@ -106,3 +106,38 @@ def gripper(b: SceneBuilder, body: Body, scale: float, opening: float) -> None:
     b.ball(body, 0.052 * scale, elbow, dark, solid=False)
     end = elbow + np.array([b.uniform(-0.5, 0.5), b.uniform(-0.5, 0.5), 0.5]) * scale
     b.rod(body, elbow, end, 0.042 * scale, shell, solid=False)
+
+
+def hand(b: SceneBuilder, body: Body) -> None:
+    """A human hand and forearm. Finger tips at the origin, forearm towards +z."""
+    tone = b.rng.uniform()
+    colour = (1 - tone) * np.array([0.93, 0.76, 0.66]) + tone * np.array([0.40, 0.26, 0.19])
+    skin = b.material(b.pick(["plain", "cloudy"]), colour)
+    palm = np.array([0.0, 0.0, 0.125])
+    b.ball(body, [0.016, 0.042, 0.05], palm, skin, solid=False)
+    curl = b.uniform(0.0, 0.035)
+    for k in range(4):
+        y = (k - 1.5) * 0.019
+        knuckle = np.add(palm, [0.0, y, -0.04])
+        bent = np.array([curl, y * 0.95, 0.045 + 0.004 * abs(k - 1)])
+        tip = np.array([curl * b.uniform(0.0, 0.6), y * 0.8, 0.006 * abs(k - 1) + 0.004])
+        b.rod(body, knuckle, bent, 0.0085, skin, solid=False)
+        b.rod(body, bent, tip, 0.0075, skin, solid=False)
+    side = 1 if b.chance(0.5) else -1
+    thumb = np.array([curl + 0.012, side * 0.052, 0.07])
+    b.rod(body, np.add(palm, [0, side * 0.03, 0.015]), thumb, 0.0105, skin, solid=False)
+    b.rod(body, thumb, [curl + 0.01, side * 0.035, 0.04], 0.009, skin, solid=False)
+    elbow = np.array([b.uniform(-0.12, 0.12), b.uniform(-0.12, 0.12), 0.42])
+    b.rod(body, np.add(palm, [0, 0, 0.03]), elbow, 0.029, skin, solid=False)
+    if b.chance(0.7):
+        cuff = palm + (elbow - palm) * b.uniform(0.35, 0.7)
+        sleeve = b.material(b.pick(["weave", "plain", "stripes"]))
+        b.rod(body, cuff, elbow, 0.042, sleeve, solid=False)
+        b.rod(
+            body,
+            elbow,
+            np.add(elbow, [b.uniform(-0.3, 0.3), b.uniform(-0.3, 0.3), 0.3]),
+            0.05,
+            sleeve,
+            solid=False,
+        )

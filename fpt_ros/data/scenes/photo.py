@@ -32,15 +32,22 @@ def occlusion(depth: NDArray[np.float64], radius_m: float) -> NDArray[np.float32
     return np.clip(cv2.GaussianBlur(shade, (0, 0), len(z) / 300) / 3, 0, 1)
 
 
+def _uneven(rng: Rng, size: int) -> NDArray[np.float32]:
+    """Light that changes slowly across the picture, [size, size] in about [-1, 1]."""
+    coarse = rng.uniform(-1, 1, (3, 3))
+    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+
+
 def photograph(
     rng: Rng, rgb: NDArray[np.uint8], depth: NDArray[np.float64], size_px: int, radius_m: float
 ) -> NDArray[np.uint8]:
-    """Shade corners, expose like a camera with automatic exposure, and shrink to size_px.
+    """Shade corners, light unevenly, expose like an automatic camera, and shrink to size_px.
 
     rgb [S, S, 3] and depth [S, S] (m) are rendered larger than size_px, which smooths edges.
     radius_m: rough size of gaps and corners that should look darker.
     """
     light = 1.0 - rng.uniform(0.2, 0.65) * occlusion(depth, radius_m)
+    light *= 1.0 + rng.uniform(0.0, 0.3) * _uneven(rng, len(rgb))
     picture = rgb.astype(np.float32) * light[..., None]
     picture = cv2.resize(picture, (size_px, size_px), interpolation=cv2.INTER_AREA)
     # the logarithmic mean is not misled by a bright window in a dark room

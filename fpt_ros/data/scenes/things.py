@@ -11,7 +11,7 @@ from fpt_ros.data.scenes import parts, shapes
 from fpt_ros.data.scenes.builder import Body, SceneBuilder, turn
 
 
-def _bottle_profile(b: SceneBuilder, radius: float, height: float) -> NDArray[np.float64]:
+def bottle_profile(b: SceneBuilder, radius: float, height: float) -> NDArray[np.float64]:
     """Outline of a bottle or jar, z from 0 to height."""
     neck = radius * b.uniform(0.25, 0.8)
     shoulder = height * b.uniform(0.5, 0.8)
@@ -21,9 +21,7 @@ def _bottle_profile(b: SceneBuilder, radius: float, height: float) -> NDArray[np
     return np.array(foot + top)
 
 
-def _open_profile(
-    b: SceneBuilder, radius: float, height: float, foot: float
-) -> NDArray[np.float64]:
+def open_profile(b: SceneBuilder, radius: float, height: float, foot: float) -> NDArray[np.float64]:
     """Outline of an open vessel with a wall, z from 0 to height; foot: radius of its base."""
     wall = max(0.0015, 0.06 * radius)
     t = np.linspace(0, 1, 6)
@@ -107,7 +105,7 @@ def _tray(b: SceneBuilder, body: Body, r: float) -> float:
 def _bottle(b: SceneBuilder, body: Body, r: float) -> float:
     height, radius = r * b.uniform(2.2, 4.5), r * b.uniform(0.45, 0.75)
     look = b.material(b.pick(["label", "plain", "any"]))
-    b.mesh(body, *shapes.lathe(_bottle_profile(b, radius, height)), look)
+    b.mesh(body, *shapes.lathe(bottle_profile(b, radius, height)), look)
     cap = b.material("plain")
     b.rod(body, [0, 0, height], [0, 0, height * 1.05], radius * 0.4, cap, rounded=False)
     return height * 1.05
@@ -116,7 +114,7 @@ def _bottle(b: SceneBuilder, body: Body, r: float) -> float:
 def _cup(b: SceneBuilder, body: Body, r: float) -> float:
     radius, height = 0.75 * r, r * b.uniform(1.2, 2.4)
     look = b.material(b.pick(["plain", "stripes", "label", "any"]))
-    b.mesh(body, *shapes.lathe(_open_profile(b, radius, height, radius * b.uniform(0.6, 1))), look)
+    b.mesh(body, *shapes.lathe(open_profile(b, radius, height, radius * b.uniform(0.6, 1))), look)
     if b.chance(0.6):
         ring = shapes.torus(0.28 * height, 0.09 * radius + 0.002, 18)
         upright = turn([1, 0, 0], np.pi / 2)
@@ -127,7 +125,7 @@ def _cup(b: SceneBuilder, body: Body, r: float) -> float:
 def _bowl(b: SceneBuilder, body: Body, r: float) -> float:
     height = r * b.uniform(0.5, 1.0)
     look = b.material(b.pick(["plain", "stripes", "wood", "any"]))
-    b.mesh(body, *shapes.lathe(_open_profile(b, r, height, r * b.uniform(0.35, 0.7))), look)
+    b.mesh(body, *shapes.lathe(open_profile(b, r, height, r * b.uniform(0.35, 0.7))), look)
     return height
 
 
@@ -150,7 +148,7 @@ def _pot(b: SceneBuilder, body: Body, r: float) -> float:
     """A cooking pot or pan with handles, sometimes closed by a lid."""
     height = r * b.uniform(0.4, 1.3)
     metal = b.material(b.pick(["brushed", "plain"]), b.pick(["metal", "dark", "vivid"]))
-    b.mesh(body, *shapes.lathe(_open_profile(b, r, height, 0.95 * r), 28), metal)
+    b.mesh(body, *shapes.lathe(open_profile(b, r, height, 0.95 * r), 28), metal)
     grip = b.material("plain", b.pick(["dark", "metal", "wood"]))
     if b.chance(0.5):
         b.rod(body, [r, 0, 0.8 * height], [r * 2.3, 0, 0.9 * height], 0.08 * r + 0.002, grip)

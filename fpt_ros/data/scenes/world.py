@@ -45,8 +45,11 @@ def build_world(family: Family, rng: np.random.Generator) -> World:
         body = b.body(None, [0, 0, PARKED_M], stem="gripper")
         body.mocap = True
         gripper = body.name
-        scale = float(np.clip(layout.radius / 0.4, 0.35, 1.0)) * b.uniform(0.7, 1.1)
-        parts.gripper(b, body, scale, b.uniform(0.0, 0.07) * scale)
+        if b.chance(0.25):
+            parts.hand(b, body)
+        else:
+            scale = float(np.clip(layout.radius / 0.4, 0.35, 1.0)) * b.uniform(0.7, 1.1)
+            parts.gripper(b, body, scale, b.uniform(0.0, 0.07) * scale)
     b.spec.worldbody.add_camera(name="eye")
     # a shadow map just as wide as what is looked at keeps its edges fine
     b.spec.visual.map.shadowclip = 1.6 * layout.radius + 0.5
@@ -59,6 +62,7 @@ def build_world(family: Family, rng: np.random.Generator) -> World:
 
 def _settings(spec: mujoco.MjSpec) -> None:
     spec.compiler.degree = False
+    spec.compiler.boundmass, spec.compiler.boundinertia = 1e-3, 1e-6  # bodies without shapes
     spec.option.timestep = TIMESTEP_S
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     spec.option.iterations = 30

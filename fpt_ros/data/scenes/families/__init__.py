@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fpt_ros.data.scenes.builder import SceneBuilder
-from fpt_ros.data.scenes.families import furniture, jointed, loose, mixed, panels, unseen, windows
+from fpt_ros.data.scenes.families import (
+    furniture,
+    jointed,
+    kitchen,
+    loose,
+    mixed,
+    panels,
+    shelves,
+    unseen,
+    windows,
+)
 from fpt_ros.data.scenes.layout import Layout
 
 Family = Callable[[SceneBuilder], Layout]
@@ -22,12 +32,20 @@ FAMILIES: dict[str, Family] = {
     "appliance": panels.appliance,
     "sliding_window": windows.sliding_window,
     "sliding_cupboard": windows.sliding_cupboard,
+    "bookshelf": shelves.bookshelf,
+    "wall_cupboard": shelves.wall_cupboard,
+    "hook_rail": shelves.hook_rail,
+    "turntable": shelves.turntable,
+    "plug_board": shelves.plug_board,
+    "kitchenware": kitchen.kitchenware,
+    "bin_with_lid": kitchen.bin_with_lid,
     "arm": jointed.arm,
     "flap_box": jointed.flap_box,
     "desk_lamp": jointed.desk_lamp,
     "tool": jointed.tool,
     "loose_objects": loose.loose_objects,
     "blocks": loose.blocks,
+    "floor_things": shelves.floor_things,
     "mixed": mixed.mixed,
 }
 

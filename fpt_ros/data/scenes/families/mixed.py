@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from fpt_ros.data.scenes.builder import SceneBuilder, turn
-from fpt_ros.data.scenes.families import furniture, jointed, panels, windows
+from fpt_ros.data.scenes.families import (
+    furniture,
+    jointed,
+    kitchen,
+    panels,
+    shelves,
+    windows,
+)
 from fpt_ros.data.scenes.families.loose import scatter
 from fpt_ros.data.scenes.layout import Layout
 from fpt_ros.data.scenes.things import thing
@@ -21,6 +28,10 @@ _MEMBERS = (
     jointed.flap_box,
     jointed.desk_lamp,
     jointed.arm,
+    kitchen.kitchenware,
+    kitchen.kitchenware,
+    shelves.bookshelf,
+    shelves.turntable,
 )
 
 
