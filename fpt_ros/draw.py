@@ -28,6 +28,7 @@ _MODE_COLOURS: tuple[Colour, ...] = (
 # The first quarter of this map is too dark for thin lines.
 _MOTION_TABLE = shapes.colour_table(cv2.COLORMAP_PLASMA)[70:]
 _UNCERTAINTY_TABLE = shapes.colour_table(cv2.COLORMAP_INFERNO)
+_INFLUENCE_TABLE = shapes.colour_table(cv2.COLORMAP_VIRIDIS)
 
 
 # ---- public pictures --------------------------------------------------------------------------
@@ -155,22 +156,12 @@ def draw_uncertainty(rgb: Image, uncertainty_px: ArrayLike, top_px: float | None
     uncertainty_px: [H, W], NaN where there is no prediction. The brightest colour stands for
     top_px (default: the 99th percentile; give it for videos).
     """
-    values = np.asarray(uncertainty_px, np.float32)
-    grey = _greyed(_copied(rgb))
-    if values.shape != grey.shape[:2]:
-        raise InvalidInputError(
-            f"uncertainty_px must be {grey.shape[:2]} like the image, got {values.shape}"
-        )
-    known = np.isfinite(values)
-    if not known.any():
-        return grey
-    top = max(float(np.percentile(values[known], 99)) if top_px is None else top_px, 1e-6)
-    level = cv2.convertScaleAbs(np.where(known, np.clip(values, 0.0, top), 0.0), alpha=255 / top)
-    heat = cv2.LUT(cv2.merge([level] * 3), _UNCERTAINTY_TABLE.reshape(1, 256, 3))
-    image = np.asarray(cv2.addWeighted(heat, 0.65, grey, 0.35, 0.0), np.uint8)
-    image[~known] = grey[~known] // 2
-    shapes.colour_bar(image, _UNCERTAINTY_TABLE, "0", f"{top:.3g} px")
-    return image
+    return _heat_map(rgb, uncertainty_px, "uncertainty_px", _UNCERTAINTY_TABLE, top_px, "px")
+
+
+def draw_influence(rgb: Image, score_nats: ArrayLike, top_nats: float | None = None) -> Image:
+    """A heat map of what pokes influence, with its scale in nats; otherwise `draw_uncertainty`."""
+    return _heat_map(rgb, score_nats, "score_nats", _INFLUENCE_TABLE, top_nats, "nats")
 
 
 def draw_parts(rgb: Image, masks: ArrayLike, colours: Sequence[Colour] = (PART,)) -> Image:
@@ -299,6 +290,25 @@ def _rows(
 
 def _greyed(image: Image) -> Image:
     return np.repeat(np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)[..., None], 3, 2)
+
+
+def _heat_map(
+    rgb: Image, values: ArrayLike, name: str, table: Image, top: float | None, unit: str
+) -> Image:
+    grey = _greyed(_copied(rgb))
+    values = np.asarray(values, np.float32)
+    if values.shape != grey.shape[:2]:
+        raise InvalidInputError(f"{name} must be {grey.shape[:2]} like rgb, got {values.shape}")
+    known = np.isfinite(values)
+    if not known.any():
+        return grey
+    top = max(float(np.percentile(values[known], 99)) if top is None else top, 1e-6)
+    level = cv2.convertScaleAbs(np.where(known, np.clip(values, 0.0, top), 0.0), alpha=255 / top)
+    heat = cv2.LUT(cv2.merge([level] * 3), table.reshape(1, 256, 3))
+    image = np.asarray(cv2.addWeighted(heat, 0.65, grey, 0.35, 0.0), np.uint8)
+    image[~known] = grey[~known] // 2
+    shapes.colour_bar(image, table, "0", f"{top:.3g} {unit}")
+    return image
 
 
 def _thinned(points: NDArray[np.float64], spacing: float) -> NDArray[np.intp]:

@@ -98,6 +98,7 @@ def test_uncertainty_brightens_with_its_value_and_dims_the_unknown():
     assert (picture[:200, :40] == 3 * 64).all()
     assert (np.diff(picture[100, 40:280][::20]) > 0).all()
     assert (draw.draw_uncertainty(image, np.full((240, 320), np.nan)) == 128).all()
+    assert draw.draw_influence(image, values, top_nats=10.0)[100, 270].argmax() != 2  # yellow
 
 
 def test_parts_are_tinted_in_turn_inside_their_border():
@@ -164,7 +165,7 @@ def test_any_numbers_on_any_image_give_a_picture(size, pokes, steps, mixture):
         (lambda: draw.draw_pokes(grey(), [[1.0, 2.0]]), r"pokes must be \[..., 4\]"),
         (lambda: draw.draw_motion(grey(), [[1, 2]], [[1, 2], [3, 4]]), "equal shapes"),
         (lambda: draw.draw_modes(grey(), [[1, 2]], [[1]], [[[0, 0]]], [[[1, 0]]]), "covariances"),
-        (lambda: draw.draw_uncertainty(grey(), np.zeros((3, 3))), "like the image"),
+        (lambda: draw.draw_uncertainty(grey(), np.zeros((3, 3))), "like rgb"),
         (lambda: draw.draw_parts(grey(), np.zeros((240, 320), np.uint8)), "bool"),
         (lambda: draw.sheet({}), "one or more"),
     ],

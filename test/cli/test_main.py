@@ -1,0 +1,70 @@
+"""The `fpt` command itself: help, unknown commands, and how errors come out."""
+
+import subprocess
+import sys
+
+import pytest
+
+from fpt_ros import cli
+from fpt_ros.core.errors import InvalidInputError
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
+def test_help_lists_all_commands(capsys, arguments):
+    assert cli.main(arguments) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {name} " in text for name in cli.COMMANDS)
+
+
+def test_help_needs_no_library():
+    code = (
+        "import sys; from fpt_ros import cli; cli.main(['--help'])\n"
+        "print([name for name in ('torch', 'cv2', 'numpy', 'tyro') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_an_unknown_command_suggests_the_nearest(capsys):
+    assert cli.main(["pedict"]) == 2
+    assert "did you mean `fpt predict`?" in capsys.readouterr().err
+    assert cli.main(["frobnicate"]) == 2
+    assert "`fpt --help` lists the commands" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_explains_itself(capsys, name):
+    assert cli.main([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"usage: fpt {name}" in text
+    assert "Args:" not in text
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (InvalidInputError("pokes[1] is not finite"), "fpt doctor: pokes[1] is not finite"),
+        (FileNotFoundError(2, "No such file", "a.png"), "fpt doctor: [Errno 2] No such file"),
+        (ModuleNotFoundError("x", name="mujoco"), "pip install mujoco"),
+    ],
+)
+def test_errors_are_one_line(capsys, monkeypatch, error, line):
+    def fails() -> None:
+        raise error
+
+    monkeypatch.setattr("fpt_ros.cli.doctor.doctor", fails)
+    assert cli.main(["doctor"]) == 2
+    text = capsys.readouterr().err
+    assert line in text
+    assert text.count("\n") == 1
+
+
+def test_exit_codes(monkeypatch):
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fpt_ros.cli.doctor.doctor", interrupted)
+    assert cli.main(["doctor"]) == 130
+    monkeypatch.setattr("fpt_ros.cli.doctor.doctor", lambda: 1)
+    assert cli.main(["doctor"]) == 1
+    assert cli.main(["doctor", "--no-such-option"]) == 2

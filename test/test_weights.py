@@ -1,0 +1,42 @@
+"""Finding the weights that come with the package."""
+
+import pytest
+
+from fpt_ros import share
+from fpt_ros.core.errors import CheckpointError
+from fpt_ros.weights import default_checkpoint
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Pretend that the package is installed below tmp_path."""
+    folder = tmp_path / "lib" / "python3.11" / "site-packages" / "fpt_ros"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(share, "__file__", str(folder / "share.py"))
+    return folder
+
+
+@pytest.mark.parametrize("place", ["share/fpt_ros/weights", "lib/python3.11/site-packages/weights"])
+def test_weights_in_the_prefix_or_beside_the_package(package, tmp_path, place):
+    folder = tmp_path / place
+    folder.mkdir(parents=True)
+    (folder / "small.safetensors").touch()
+    (folder / "README.md").touch()
+    assert default_checkpoint() == folder / "small.safetensors"
+
+
+def test_no_weights(package, tmp_path):
+    with pytest.raises(CheckpointError, match="no weights came with this installation"):
+        default_checkpoint()
+    (tmp_path / "share" / "fpt_ros" / "weights").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="share/fpt_ros/weights"):
+        default_checkpoint()
+
+
+def test_weights_are_not_chosen_at_random(package, tmp_path):
+    folder = tmp_path / "share" / "fpt_ros" / "weights"
+    folder.mkdir(parents=True)
+    for name in ("b.safetensors", "a.safetensors"):
+        (folder / name).touch()
+    with pytest.raises(CheckpointError, match=r"several weights \(a.safetensors, b.safetensors\)"):
+        default_checkpoint()
