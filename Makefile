@@ -20,9 +20,9 @@ help:
 setup: $(STAMP)
 
 # Editable: changed Python files need no new installation, changed messages do.
-$(STAMP): pyproject.toml setup.py CMakeLists.txt constraints.txt $(INTERFACES) $(wildcard cmake/*)
+$(STAMP): Makefile CMakeLists.txt constraints.txt package.xml pyproject.toml setup.py $(INTERFACES) $(wildcard cmake/*)
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --constraint constraints.txt --editable '.[scenes,train,test]'
+	$(RUN) -m pip install --constraint constraints.txt --editable '.[scenes,train,test,colcon]'
 	touch $@
 
 demo: $(STAMP)

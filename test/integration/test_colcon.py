@@ -36,9 +36,11 @@ def test_colcon_build_makes_a_working_package(tmp_path):
     elif "AMENT_PREFIX_PATH" not in environment:
         pytest.skip("no ROS 2 environment: source its setup.bash first")
 
-    command = [colcon, "build", "--symlink-install", "--base-paths", str(ROOT)]
+    # A copy: CMake refuses a Python environment that lies inside the source folder.
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "install", "log", "runs")
+    shutil.copytree(ROOT, tmp_path / "src" / "fpt_ros", ignore=ignored)
     build = subprocess.run(
-        [*command, "--cmake-args", *options],
+        [colcon, "build", "--symlink-install", "--cmake-args", *options],
         cwd=tmp_path,
         env=environment,
         stdout=subprocess.PIPE,
