@@ -192,8 +192,12 @@ def _fill_cell(
         _door(b, parent, style, cell, x, b.pick(["left", "right"]))
     if kind != "drawer" and (z1 - z0) > 0.12 and b.chance(0.6):
         for _ in range(int(b.rng.integers(1, 4))):
-            at = [x - depth * b.uniform(0.25, 0.75), b.uniform(y0 + 0.07, y1 - 0.07), z0 + 0.014]
-            thing(b, b.body(parent, at), min(0.12, 0.45 * (z1 - z0)))
+            at = [
+                x - depth * b.uniform(0.25, 0.75),
+                (y0 + y1) / 2 + b.uniform(-0.35, 0.35) * (y1 - y0),
+                z0 + 0.014,
+            ]
+            thing(b, b.body(parent, at), min(0.12, 0.45 * (z1 - z0), 0.25 * (y1 - y0)))
 
 
 def cabinet(b: SceneBuilder) -> Layout:
