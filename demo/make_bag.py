@@ -29,6 +29,7 @@ IMAGE_TYPE = "sensor_msgs/msg/CompressedImage"
 INFO_TYPE = "sensor_msgs/msg/CameraInfo"
 IMAGE_TOPIC = "/camera/image_raw/compressed"
 INFO_TOPIC = "/camera/camera_info"
+TYPES = {IMAGE_TOPIC: IMAGE_TYPE, INFO_TOPIC: INFO_TYPE}
 FRAME_ID = "camera_optical_frame"
 START_NS = 1_767_225_600_000_000_000  # 2026-01-01 00:00 UTC: any date, but always the same
 PAUSE_S = 0.5  # between clips
@@ -79,11 +80,11 @@ def frames_bgr(path: Path, clip: Clip) -> Iterator[np.ndarray]:
 
 def make_bag(source: Path, output: Path) -> None:
     """Write the clips one after the other into a new rosbag2 folder."""
-    store = typestore_for(IMAGE_TYPE, INFO_TYPE)
+    store = typestore_for(*TYPES.values())
     types = store.types
     with BagWriter(output) as bag:
-        bag.add_topic(IMAGE_TOPIC, IMAGE_TYPE, [_OFFERED])
-        bag.add_topic(INFO_TOPIC, INFO_TYPE, [_OFFERED])
+        for topic, name in TYPES.items():
+            bag.add_topic(topic, name, [_OFFERED])
         clip_start_ns = START_NS
         for clip in CLIPS:
             for number, image in enumerate(frames_bgr(source / clip.file, clip)):
@@ -96,8 +97,8 @@ def make_bag(source: Path, output: Path) -> None:
                     INFO_TOPIC: _camera_info(types, header, *image.shape[:2]),
                 }
                 for topic, message in messages.items():
-                    name = message.__msgtype__
-                    bag.write(topic, name, stamp_ns, bytes(store.serialize_cdr(message, name)))
+                    cdr = bytes(store.serialize_cdr(message, TYPES[topic]))
+                    bag.write(topic, TYPES[topic], stamp_ns, cdr)
             clip_start_ns = stamp_ns + round(PAUSE_S * 1e9)
 
 

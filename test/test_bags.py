@@ -212,10 +212,7 @@ def test_offered_qos_follows_the_recording():
 
 
 def fpt(environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
-    program = (
-        "import tyro; from fpt_ros.cli.play import play; from fpt_ros.cli.record import record; "
-        "tyro.extras.subcommand_cli_from_dict({'play': play, 'record': record})"
-    )
+    program = "from fpt_ros.cli import main; raise SystemExit(main())"
     return subprocess.Popen(
         [sys.executable, "-c", program, *arguments],
         env=environment,
@@ -271,7 +268,7 @@ def test_play_says_what_it_cannot_play(tmp_path, environment):
         writer.write("/good", STRING, 1, string_cdr("x"))
     player = fpt(environment, "play", str(tmp_path / "bag"), "--topics", "/absent")
     _, report = player.communicate(timeout=60)
-    assert player.returncode == 1
+    assert player.returncode == 2
     assert "/absent" in report
     assert "/good" in report
     assert "Traceback" not in report

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import time
 from dataclasses import dataclass
 from importlib import import_module
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from fpt_ros.bags import TYPE_NAME, BagReader, BagTopic, shift_stamp
-from fpt_ros.core.errors import FptError, InvalidInputError
+from fpt_ros.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -63,17 +62,16 @@ def play(
 
     console = Console(stderr=True, highlight=False)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with BagReader(bag) as reader:
-            os.environ.update(profile_environment(os.environ))
-            with rclpy.init(signal_handler_options=SignalHandlerOptions.NO):
-                player = Player(rclpy.create_node("fpt_play"), reader, topics, remap, rate)
-                player.run(console, loop=loop, clock=clock, stamp=stamp, subscribers=subscribers)
-    except KeyboardInterrupt:
-        console.print("stopped")
-    except FptError as error:
-        console.print(f"[bold red]error:[/] {error}")
-        sys.exit(1)
+    os.environ.update(profile_environment(os.environ))
+    with (
+        BagReader(bag) as reader,
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO),
+    ):
+        player = Player(rclpy.create_node("fpt_play"), reader, topics, remap, rate)
+        try:
+            player.run(console, loop=loop, clock=clock, stamp=stamp, subscribers=subscribers)
+        except KeyboardInterrupt:  # the way to end a loop
+            console.print("stopped")
 
 
 @dataclass

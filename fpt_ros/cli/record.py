@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import threading
 import time
 from datetime import datetime
@@ -22,7 +21,7 @@ from rosbags.interfaces import (
 
 from fpt_ros.bags import BagWriter
 from fpt_ros.cli.play import message_class
-from fpt_ros.core.errors import FptError, InvalidInputError
+from fpt_ros.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -38,11 +37,11 @@ def record(
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
     duration: float | None = None,
     max_size: float | None = None,
-) -> None:
+) -> int:
     """Record topics into a new rosbag2 folder (MCAP) until Ctrl-C.
 
     Topics may appear later. The definitions of all message types are stored with them. The file is
-    complete after Ctrl-C or SIGTERM, not after SIGKILL.
+    complete after Ctrl-C or SIGTERM, not after SIGKILL. Exit code 1: nothing came.
 
     Example: fpt record /camera/image_raw /predictor/motion -o push_01 --duration 60
 
@@ -60,27 +59,22 @@ def record(
 
     console = Console(stderr=True, highlight=False)
     output = output or Path(datetime.now().strftime("rosbag2_%Y_%m_%d-%H_%M_%S"))
+    if not topics:
+        raise InvalidInputError("name at least one topic to record")
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # an exception could tear a message apart
         signal.signal(number, lambda *_: stop.set())
-    try:
-        if not topics:
-            raise InvalidInputError("name at least one topic to record")
-        os.environ.update(profile_environment(os.environ))
-        with (
-            rclpy.init(signal_handler_options=SignalHandlerOptions.NO),
-            BagWriter(output) as writer,
-        ):
-            recorder = Recorder(rclpy.create_node("fpt_record"), writer, topics)
-            recorder.run(console, stop, duration, None if max_size is None else max_size * 1e6)
-    except FptError as error:
-        console.print(f"[bold red]error:[/] {error}")
-        sys.exit(1)
+    os.environ.update(profile_environment(os.environ))
+    with (
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO),
+        BagWriter(output) as writer,
+    ):
+        recorder = Recorder(rclpy.create_node("fpt_record"), writer, topics)
+        recorder.run(console, stop, duration, None if max_size is None else max_size * 1e6)
     for topic, count in recorder.counts.items():
         console.print(f"{count:8d}  {topic}")
     console.print(f"written: {output} ({writer.message_count} messages)")
-    if not writer.message_count:
-        sys.exit(2)
+    return 0 if writer.message_count else 1
 
 
 class Recorder:

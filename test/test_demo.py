@@ -1,0 +1,135 @@
+"""The demonstration, shortened and with a tiny random model, over real processes and DDS."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import cv2
+import pytest
+import torch
+
+from demo.script import SCRIPT
+from fpt_ros.bags import BagReader, BagWriter
+from fpt_ros.core.checkpoint import save_checkpoint
+from fpt_ros.core.config import HeadConfig, ModelConfig, PyramidEncoderConfig, TransformerConfig
+from fpt_ros.core.model import FlowPokeModel
+
+ROOT = Path(__file__).parents[1]
+LENGTH_S = 2.5  # of the cup clip
+TINY = ModelConfig(
+    PyramidEncoderConfig(input_px=64, width=32, depth=1, heads=2),
+    TransformerConfig(width=32, depth=1, d_head=16),
+    HeadConfig(n_components=2),
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    save_checkpoint(path, FlowPokeModel(TINY), horizon_s=0.5)
+    return path
+
+
+@pytest.fixture(scope="module")
+def short_bag(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bag") / "short"
+    with BagReader(ROOT / "demo" / "bag") as reader, BagWriter(path) as writer:
+        for topic in reader.topics:
+            writer.add_topic(topic.name, topic.type_name, topic.qos)
+        for topic, stamp_ns, cdr in reader.messages():
+            if stamp_ns - reader.start_ns < LENGTH_S * 1e9:
+                writer.write(topic.name, topic.type_name, stamp_ns, cdr)
+    return path
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "demo", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def processes_that_mention(path: Path) -> list[str]:
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:  # it ended meanwhile
+            continue
+        if str(path) in command:
+            found.append(command)
+    return found
+
+
+def test_a_short_demonstration_over_an_earlier_one(tmp_path, checkpoint, short_bag):
+    output = tmp_path / "output"
+    for folder in ("bag", "stills"):
+        (output / folder).mkdir(parents=True)
+    for file in ("bag/old.mcap", "stills/old.png", "video.mp4", "mine.txt"):
+        (output / file).write_text("from before")
+    demo = start("--checkpoint", checkpoint, "--bag", short_bag, "--output", output)
+    printed, _ = demo.communicate(timeout=240)
+    assert demo.returncode == 0, printed
+    assert (output / "mine.txt").exists()
+    assert not (output / "stills" / "old.png").exists()
+    script = [question for question in SCRIPT if question.at_s < LENGTH_S]
+    for question in script:
+        assert question.id in printed
+    assert "no answer" not in printed
+    assert (output / "report.txt").read_text().count("OK") >= 1
+
+    with BagReader(output / "bag") as bag, BagReader(short_bag) as sent:
+        counts = {topic.name: topic.message_count for topic in bag.topics}
+        types = {topic.name: topic.type_name for topic in bag.topics}
+        published = max(topic.message_count for topic in sent.topics)
+    assert counts["/camera/image_raw/compressed"] == published
+    assert types["/predictor/motion"] == "fpt_ros/msg/MotionDistribution"
+    assert counts["/predictor/motion"] >= sum(question.how.value == "plan" for question in script)
+    assert counts["/predictor/what_if_motion"] == 1
+    assert counts["/predictor/model_info"] == 1
+    assert counts["/predictor/moving_part/mask"] >= 1
+
+    with av.open(str(output / "video.mp4")) as video:
+        assert video.streams.video[0].codec_context.name == "h264"
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    assert len(frames) >= 2
+    assert frames[0].std() > 10
+    stills = sorted((output / "stills").iterdir())
+    assert stills
+    assert all(cv2.imread(str(still)) is not None for still in stills)
+    assert not processes_that_mention(checkpoint)
+
+
+def test_a_predictor_that_cannot_start_is_reported(tmp_path, short_bag):
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"no weights")
+    demo = start("--checkpoint", broken, "--bag", short_bag, "--output", tmp_path / "output")
+    printed, _ = demo.communicate(timeout=120)
+    assert demo.returncode == 1
+    assert "failed" in printed
+    assert "broken.safetensors" in printed
+    assert "Traceback" not in printed
+    assert not processes_that_mention(broken)
+
+
+def test_interrupting_ends_all_processes(tmp_path, checkpoint, short_bag):
+    output = tmp_path / "output"
+    demo = start("--checkpoint", checkpoint, "--bag", short_bag, "--output", output)
+    deadline_s = time.monotonic() + 60
+    while not (output / "player.log").exists() and time.monotonic() < deadline_s:
+        time.sleep(0.1)
+    demo.send_signal(signal.SIGINT)
+    printed, _ = demo.communicate(timeout=60)
+    assert demo.returncode == 130, printed
+    assert "Traceback" not in printed
+    assert not processes_that_mention(checkpoint)
+    assert not processes_that_mention(output)
