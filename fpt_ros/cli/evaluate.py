@@ -65,9 +65,7 @@ def evaluate(
         index = replace(index, views=[view for view in index.views if view.family in families])
     if views:
         index = index.take(views)
-    progress = track(
-        _samples(index), total=index.n_outcomes, description="evaluating", disable=None
-    )
+    progress = track(_samples(index), total=index.n_outcomes, description="evaluating")
     records = list(run(predictor, progress, settings))
     facts = {
         "checkpoint": f"{checkpoint.name} ({predictor.model_id})",
