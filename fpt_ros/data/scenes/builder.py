@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -81,7 +82,7 @@ class SceneBuilder:
         """True with the given probability."""
         return bool(self.rng.random() < probability)
 
-    def pick(self, options: list[str] | tuple[str, ...]) -> str:
+    def pick(self, options: Sequence[str]) -> str:
         """One of the options."""
         return options[int(self.rng.integers(len(options)))]
 

@@ -95,18 +95,17 @@ def samples(family: str, seed: int, settings: SceneSettings) -> Iterator[Sample]
     rng = np.random.default_rng(seed)
     world = build_world(builder, rng)
     state = State(world)
+    if not state.restart(rng):
+        return
     with SceneRenderer(world.model) as renderer:
-        if not state.restart(rng):
-            return
+        stage = _Stage(rng, world, state, renderer, settings)
         for view_index in range(settings.views):
             if view_index and rng.random() < 0.5:
                 state.restart(rng)
             view = find_view(rng, world, state, renderer, settings.image_px, settings.grid)
             if view is None:
                 continue
-            for outcome_index, sample in enumerate(
-                _outcomes(rng, world, state, renderer, view, settings)
-            ):
+            for outcome_index, sample in enumerate(stage.outcomes(view)):
                 sample.about.update(
                     family=family,
                     unseen=family in UNSEEN_FAMILIES,
@@ -117,122 +116,141 @@ def samples(family: str, seed: int, settings: SceneSettings) -> Iterator[Sample]
                 yield sample
 
 
-def _outcomes(
-    rng: Rng,
-    world: World,
-    state: State,
-    renderer: SceneRenderer,
-    view: View,
-    settings: SceneSettings,
-) -> Iterator[Sample]:
-    """Up to `settings.outcomes` different futures of one view."""
-    share = np.bincount(view.body.ravel(), minlength=world.model.nbody) / view.body.size
-    mechanisms = [
-        m for m in world.mechanisms if share[state.moved_body_ids(m)].sum() > _FEWEST_MOVING
-    ]
-    loose = [i for i in (world.model.body(n).id for n in world.loose) if share[i] > _FEWEST_MOVING]
-    parked = state.data.mocap_pos.copy()
-    found = 0
-    for _ in range(2 * settings.outcomes):
-        if found == settings.outcomes or not (mechanisms or loose):
-            return
-        motion: JointMotion | Push
-        if mechanisms and (not loose or rng.random() < 0.5):
-            motion = state.joint_motion(rng, mechanisms)
-        else:
-            motion = _random_push(rng, view, loose)
-        sample = _happen(rng, world, state, renderer, view, motion, settings)
-        state.data.mocap_pos[:] = parked
-        state.show(state.start)
-        if sample is not None:
-            found += 1
-            yield sample
+@dataclass(frozen=True)
+class _Stage:
+    """Everything needed to let things happen in one scene."""
 
+    rng: Rng
+    world: World
+    state: State
+    renderer: SceneRenderer
+    settings: SceneSettings
 
-def _random_push(rng: Rng, view: View, loose: list[int]) -> Push:
-    """Touch a visible point of a loose thing and lead it somewhere, mostly level."""
-    body = loose[int(rng.integers(len(loose)))]
-    cells = np.argwhere(view.body == body)
-    i, j = cells[rng.integers(len(cells))]
-    angle = rng.uniform(0, 2 * np.pi)
-    direction = np.array([np.cos(angle), np.sin(angle), 0.0])
-    if rng.random() < 0.12:
-        direction[2] = rng.uniform(0.3, 1.5)
-    size = np.exp(rng.uniform(np.log(0.04), np.log(0.3)))
-    length = size * 2 * view.camera.tangent * view.depth[i, j]
-    return Push(body, view.points[i, j], direction / np.linalg.norm(direction) * length)
+    def outcomes(self, view: View) -> Iterator[Sample]:
+        """Up to `settings.outcomes` different futures of one view."""
+        world, state, rng = self.world, self.state, self.rng
+        share = np.bincount(view.body.ravel(), minlength=world.model.nbody) / view.body.size
+        mechanisms = [
+            m for m in world.mechanisms if share[state.moved_body_ids(m)].sum() > _FEWEST_MOVING
+        ]
+        loose = [world.model.body(name).id for name in world.loose]
+        loose = [body for body in loose if share[body] > _FEWEST_MOVING]
+        gripper = state.data.mocap_pos.copy()
+        found = 0
+        for _ in range(2 * self.settings.outcomes):
+            if found == self.settings.outcomes or not (mechanisms or loose):
+                return
+            motion: JointMotion | Push
+            if mechanisms and (not loose or rng.random() < 0.5):
+                motion = self._reduced(view, state.joint_motion(rng, mechanisms))
+            else:
+                motion = self._random_push(view, loose)
+            sample = self._happen(view, motion)
+            state.data.mocap_pos[:] = gripper
+            state.show(state.start)
+            if sample is not None:
+                found += 1
+                yield sample
 
+    def _random_push(self, view: View, loose: list[int]) -> Push:
+        """Touch a visible point of a loose thing and lead it somewhere, mostly level."""
+        rng = self.rng
+        body = loose[int(rng.integers(len(loose)))]
+        cells = np.argwhere(view.body == body)
+        i, j = cells[rng.integers(len(cells))]
+        angle = rng.uniform(0, 2 * np.pi)
+        direction = np.array([np.cos(angle), np.sin(angle), 0.0])
+        if rng.random() < 0.12:
+            direction[2] = rng.uniform(0.3, 1.5)
+        size = np.exp(rng.uniform(np.log(0.04), np.log(0.3)))
+        length = size * 2 * view.camera.tangent * view.depth[i, j]
+        return Push(body, view.points[i, j], direction / np.linalg.norm(direction) * length)
 
-def _happen(
-    rng: Rng,
-    world: World,
-    state: State,
-    renderer: SceneRenderer,
-    view: View,
-    motion: JointMotion | Push,
-    settings: SceneSettings,
-) -> Sample | None:
-    """Carry out a motion and measure it; None when too little or too much moves."""
-    model = world.model
-    fractions = list(settings.horizons_s)
+    def _reduced(self, view: View, motion: JointMotion) -> JointMotion:
+        """The motion, made smaller where it would be larger in the picture than wanted."""
+        wanted = float(np.exp(self.rng.uniform(np.log(0.035), np.log(0.38))))
+        reach = _largest(self._flow(view, self.state.joints_at(motion, 1.0)))
+        return motion.scaled(wanted / reach) if reach > wanted else motion
 
-    def flow_at(qpos: Array) -> Array:
-        state.show(qpos)
-        after = Poses.of(state.data)
+    def _flow(self, view: View, qpos: Array) -> Array:
+        """Displacement [G, G, 2] of the view's points at `qpos`, seen by a camera at rest."""
+        self.state.show(qpos)
+        after = Poses.of(self.state.data)
         return displacement(view.unit, view.points, view.body, view.poses, after, view.camera)[0]
 
-    wanted = float(np.exp(rng.uniform(np.log(0.035), np.log(0.38))))
-    if isinstance(motion, JointMotion):
-        # Bring the motion to the wanted size in the picture (never beyond the joint's range).
-        reach = _largest(flow_at(state.joints_at(motion, 1.0)))
-        if reach > wanted:
-            motion = motion.scaled(wanted / reach)
-    later = state.later(motion, fractions)
-    if not later:
-        return None
-    final = flow_at(later[-1])
-    length = np.linalg.norm(final, axis=-1)
-    moving = length > MOVING
-    if not _FEWEST_MOVING < moving.mean() < _MOST_MOVING or not 0.02 < _largest(final) < 0.6:
-        return None
-    follows = _gripper_point(rng, world, view, moving)
-    shift, turning = np.zeros(3), np.zeros(3)
-    static = bool(rng.random() >= settings.moving_camera)
-    if not static:
-        shift, turning = moved_camera(rng, view.camera, float(np.median(view.depth)))
-    flows, visible = [], []
-    resting = state.data.mocap_pos.copy()
-    for fraction, qpos in zip(fractions, later, strict=True):
-        state.show(qpos)
-        if follows is not None:
-            point, body = follows
-            moved = carry(point, body, view.poses, Poses.of(state.data))
-            state.data.mocap_pos[0] = resting[0] + moved - point
-            state.show(qpos)
-        camera = displaced(view.camera, shift, turning, fraction)
-        after = Poses.of(state.data)
-        flow, depth = displacement(view.unit, view.points, view.body, view.poses, after, camera)
-        depth_map, _ = renderer.geometry(state.data, camera, 2 * settings.grid)
-        flows.append(flow)
-        visible.append(visible_at(view.unit + flow, depth, depth_map))
-    about = {
-        "kind": "push" if isinstance(motion, Push) else "joint",
-        "joints": [] if isinstance(motion, Push) else [m.joint for m in motion.mechanisms],
-        "camera_static": static,
-        "horizon_s": list(settings.horizons_s),
-        "moving_parts": sorted({int(p) for p in view.part[moving]}),
-        "moving_share": round(float(moving.mean()), 5),
-        "largest_flow": round(_largest(final), 5),
-        "gripper": bool(world.gripper and (view.body == model.body(world.gripper).id).any()),
-    }
-    return Sample(
-        view.image,
-        np.stack(flows).astype(np.float32),
-        np.stack(visible),
-        view.part.astype(np.int16),
-        view.depth.astype(np.float32),
-        about,
-    )
+    def _happen(self, view: View, motion: JointMotion | Push) -> Sample | None:
+        """Carry out a motion and measure it; None when too little or too much moves."""
+        settings, rng = self.settings, self.rng
+        later = self.state.later(motion, list(settings.horizons_s))
+        if not later:
+            return None
+        final = self._flow(view, later[-1])
+        moving = np.linalg.norm(final, axis=-1) > MOVING
+        largest = _largest(final)
+        if not _FEWEST_MOVING < moving.mean() < _MOST_MOVING or not 0.02 < largest < 0.6:
+            return None
+        touched = self._touched(view, moving)
+        shift, turning = np.zeros(3), np.zeros(3)
+        static = bool(rng.random() >= settings.moving_camera)
+        if not static:
+            shift, turning = moved_camera(rng, view.camera, float(np.median(view.depth)))
+        flows, visible = [], []
+        for fraction, qpos in zip(settings.horizons_s, later, strict=True):
+            self._show_with_gripper(view, qpos, touched)
+            camera = displaced(view.camera, shift, turning, fraction)
+            after = Poses.of(self.state.data)
+            flow, depth = displacement(view.unit, view.points, view.body, view.poses, after, camera)
+            depth_map, _ = self.renderer.geometry(self.state.data, camera, 2 * settings.grid)
+            flows.append(flow)
+            visible.append(visible_at(view.unit + flow, depth, depth_map))
+        about = {
+            "kind": "push" if isinstance(motion, Push) else "joint",
+            "joints": [] if isinstance(motion, Push) else [m.joint for m in motion.mechanisms],
+            "camera_static": static,
+            "horizon_s": list(settings.horizons_s),
+            "moving_parts": sorted({int(p) for p in view.part[moving]}),
+            "moving_share": round(float(moving.mean()), 5),
+            "largest_flow": round(largest, 5),
+            "gripper": bool((view.body == self._gripper_body()).any()),
+        }
+        return Sample(
+            view.image,
+            np.stack(flows).astype(np.float32),
+            np.stack(visible),
+            view.part.astype(np.int16),
+            view.depth.astype(np.float32),
+            about,
+        )
+
+    def _gripper_body(self) -> int:
+        """Its body id, or -1."""
+        name = self.world.gripper
+        return int(self.world.model.body(name).id) if name else -1
+
+    def _touched(self, view: View, moving: NDArray[np.bool_]) -> tuple[Array, int] | None:
+        """The point [3] and body a touching gripper goes along with, if what it touches moves."""
+        gripper = self._gripper_body()
+        if gripper < 0:
+            return None
+        gaps = np.linalg.norm(view.points - view.poses.position[gripper], axis=-1)
+        gaps = np.where(moving, gaps, np.inf)
+        i, j = np.unravel_index(int(np.argmin(gaps)), gaps.shape)
+        if gaps[i, j] > 0.05 or self.rng.random() < 0.3:
+            return None
+        return view.points[i, j], int(view.body[i, j])
+
+    def _show_with_gripper(
+        self, view: View, qpos: Array, touched: tuple[Array, int] | None
+    ) -> None:
+        """Put everything where it is at `qpos`; the gripper keeps to the point it touches."""
+        self.state.show(qpos)
+        if touched is None:
+            return
+        point, body = touched
+        moved = carry(point, np.array(body), view.poses, Poses.of(self.state.data))
+        start = view.poses.position[self._gripper_body()]
+        self.state.data.mocap_pos[0] = start + moved - point
+        self.state.show(qpos)
 
 
 def _largest(flow: Array) -> float:
@@ -240,21 +258,6 @@ def _largest(flow: Array) -> float:
     length = np.linalg.norm(flow, axis=-1)
     moving = length[length > 1e-3]
     return float(np.quantile(moving, 0.95)) if moving.size else 0.0
-
-
-def _gripper_point(
-    rng: Rng, world: World, view: View, moving: NDArray[np.bool_]
-) -> tuple[Array, NDArray[np.int64]] | None:
-    """The body point a touching gripper goes along with, if it touches something that moves."""
-    if world.gripper is None:
-        return None
-    body = world.model.body(world.gripper).id
-    tip = view.poses.position[body]
-    gaps = np.linalg.norm(view.points - tip, axis=-1) + np.where(moving, 0, np.inf)
-    i, j = np.unravel_index(int(np.argmin(gaps)), gaps.shape)
-    if gaps[i, j] > 0.05 or rng.random() < 0.3:
-        return None
-    return view.points[i, j], view.body[i, j]
 
 
 def describe(settings: SceneSettings) -> dict[str, Any]:

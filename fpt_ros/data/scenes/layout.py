@@ -14,7 +14,8 @@ class Layout:
     focus: the point to look at (m). radius: rough half extent (m).
     half_depth, half_width: free space it needs on its support along x and y (m).
     azimuth: how far the camera may go round from the front (rad).
-    back: distance from the origin back to a wall (m); negative x of the rear side.
+    back: how far it reaches behind x = 0 (m); a wall of the room may stand there.
+    opening: it brings its own wall with an opening, so the wall of the room is well behind it.
     """
 
     support: str
@@ -24,3 +25,4 @@ class Layout:
     half_width: float
     azimuth: float = 1.0
     back: float = 0.0
+    opening: bool = False

@@ -62,7 +62,7 @@ def find_view(
     for _ in range(_TRIES):
         state.show(state.start)
         camera = random_camera(rng, world.layout, _close_up(rng, world, state))
-        if not _in_room(world, camera.position):
+        if not world.room.contains(camera.position):
             continue
         seen = _see(model, state, renderer, camera, grid)
         if seen.depth.min() < 0.1 or _largest_target(world, state, seen) < _SMALLEST_TARGET:
@@ -94,15 +94,6 @@ def _close_up(rng: Rng, world: World, state: State) -> Array | None:
     if not choices or rng.random() < 0.5:
         return None
     return state.data.xipos[choices[int(rng.integers(len(choices)))]].copy()
-
-
-def _in_room(world: World, position: Array) -> bool:
-    x, y, z = position
-    return (
-        world.room_x[0] < x < world.room_x[1]
-        and world.room_y[0] < y < world.room_y[1]
-        and z > world.floor_z + 0.08
-    )
 
 
 def _see(

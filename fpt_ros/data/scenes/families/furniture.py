@@ -368,4 +368,4 @@ def latch_door(b: SceneBuilder) -> Layout:
         b.ball(knob, [0.022, 0.03, 0.027], [0.06, 0, 0], metal)
     close = b.chance(0.5)
     focus = (0.0, -side * 0.25 * width, 1.0) if close else (0.0, 0.0, 1.0)
-    return Layout("floor", focus, 0.45 if close else 0.9, 0.6, 1.2, 0.7, 0.25)
+    return Layout("floor", focus, 0.45 if close else 0.9, 0.6, 1.2, 0.7, 0.25, opening=True)

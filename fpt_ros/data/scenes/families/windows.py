@@ -97,7 +97,9 @@ def sliding_window(b: SceneBuilder) -> Layout:
                 b.material("plain", "metal"),
                 sideways,
             )
-    return Layout("wall", (0, 0, 0), float(np.hypot(half_y, half_z)), 0.3, half_y, 0.8, 0.0)
+    return Layout(
+        "wall", (0, 0, 0), float(np.hypot(half_y, half_z)), 0.3, half_y, 0.8, opening=True
+    )
 
 
 def sliding_cupboard(b: SceneBuilder) -> Layout:
@@ -161,4 +163,6 @@ def swing_window(b: SceneBuilder) -> Layout:
         parts.handle(
             b, pane, b.pick(["bar", "knob", "lip"]), 0.015, free[1], free[2], 0.22, metal, upright
         )
-    return Layout("wall", (0, 0, 0), float(np.hypot(half_y, half_z)), 0.4, half_y, 0.8, 0.0)
+    return Layout(
+        "wall", (0, 0, 0), float(np.hypot(half_y, half_z)), 0.4, half_y, 0.8, opening=True
+    )
