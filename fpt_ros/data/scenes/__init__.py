@@ -1,6 +1,17 @@
 """A procedural world for MuJoCo: things with joints, loose things, rooms, light and cameras."""
 
+import ctypes
 import os
 
-# MuJoCo chooses its OpenGL platform at import; EGL needs no display.
-os.environ.setdefault("MUJOCO_GL", "egl")
+
+def _opengl_platform() -> str:
+    """EGL, which needs no display; without its library `off`, for MuJoCo to import all the same."""
+    try:
+        ctypes.CDLL("libEGL.so.1")
+    except OSError:
+        return "off"
+    return "egl"
+
+
+# MuJoCo chooses its OpenGL platform at import.
+os.environ.setdefault("MUJOCO_GL", _opengl_platform())
