@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.data.scenes.camera import displaced, moved_camera
-from fpt_ros.data.scenes.families import FAMILIES, UNSEEN_FAMILIES
+from fpt_ros.data.scenes.families import FAMILIES, UNSEEN_FAMILIES, WEIGHTS
 from fpt_ros.data.scenes.flow import Poses, carry, displacement, visible_at
 from fpt_ros.data.scenes.outcomes import JointMotion, Push, State
 from fpt_ros.data.scenes.render import MAX_PX, SceneRenderer
@@ -80,7 +80,8 @@ def family_for(split: str, rng: Rng) -> str:
     """Draw a family: the unseen ones appear only in the test split, there half of the time."""
     if split == "test" and rng.random() < 0.5:
         return str(rng.choice(list(UNSEEN_FAMILIES)))
-    return str(rng.choice(list(FAMILIES)))
+    weights = np.array([WEIGHTS.get(name, 1.0) for name in FAMILIES])
+    return str(rng.choice(list(FAMILIES), p=weights / weights.sum()))
 
 
 def samples(family: str, seed: int, settings: SceneSettings) -> Iterator[Sample]:

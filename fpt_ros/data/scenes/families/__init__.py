@@ -49,6 +49,9 @@ FAMILIES: dict[str, Family] = {
     "mixed": mixed.mixed,
 }
 
+WEIGHTS: dict[str, float] = {"cabinet": 2, "chest": 2, "loose_objects": 3, "blocks": 2, "mixed": 3}
+"""How often a family is drawn, where that is not once: the varied and the common ones more."""
+
 UNSEEN_FAMILIES: dict[str, Family] = {
     "laptop": unseen.laptop,
     "tap": unseen.tap,
