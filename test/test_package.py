@@ -1,8 +1,10 @@
 """The package's descriptions agree with each other, and its interfaces with their sources."""
 
 import array
-import importlib
+import ast
+import importlib.metadata
 import re
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -12,7 +14,8 @@ import pytest
 from fpt_ros.msg import MotionDistribution
 
 ROOT = Path(__file__).parents[1]
-INTERFACES = sorted(path for kind in ("msg", "srv", "action") for path in ROOT.glob(f"{kind}/*"))
+INTERFACE_KINDS = ("msg", "srv", "action")
+INTERFACES = sorted(path for kind in INTERFACE_KINDS for path in ROOT.glob(f"{kind}/*"))
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +38,11 @@ def ros_packages(requirements: list[str]) -> dict[str, str]:
     """Map the ROS packages among pip requirements to their versions."""
     pins = (re.fullmatch(r"ros-([\w-]+?)(?:\[\w+\])?==([\d.]+)", text) for text in requirements)
     return {pin[1].replace("-", "_"): pin[2] for pin in pins if pin}
+
+
+def is_generated(path: Path) -> bool:
+    """Whether an editable installation has put `path` into the source tree."""
+    return path.relative_to(ROOT).parts[:2] in {("fpt_ros", kind) for kind in INTERFACE_KINDS}
 
 
 def test_names_and_licence_agree(manifest, pyproject, cmake_lists):
@@ -63,6 +71,23 @@ def test_requirements_file_repeats_the_project(pyproject):
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     required = {line for line in lines if line and not line.startswith("#")}
     assert required <= set(pyproject["project"]["dependencies"])
+
+
+def test_imported_libraries_are_declared(pyproject):
+    project = pyproject["project"]
+    requirements = sum(project["optional-dependencies"].values(), project["dependencies"])
+    declared = {re.match(r"[\w.-]+", text)[0] for text in requirements}
+    sources = [path for top in ("fpt_ros", "demo", "test") for path in (ROOT / top).rglob("*.py")]
+    trees = [ast.parse(path.read_text()) for path in sources if not is_generated(path)]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {
+        node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level
+    }
+    tops = {name.split(".")[0] for name in modules} - set(sys.stdlib_module_names)
+    distributions = importlib.metadata.packages_distributions()
+    undeclared = {top for top in tops if not declared & set(distributions.get(top, ()))}
+    assert undeclared <= {"demo", "fpt_ros", "launch", "launch_ros"}
 
 
 def test_executables_agree(pyproject, cmake_lists):
