@@ -163,18 +163,23 @@ class Layer(nn.Module):
     def _self_attention(
         self, h: Tensor, n_pokes: int, past: PokeKeys, visible: Tensor, rotation: Rotation
     ) -> tuple[Tensor, PokeKeys]:
+        if n_pokes == 0 and past.k.shape[-2] == 0:
+            # A token alone attends to itself only: queries and keys do not matter.
+            return F.linear(h, self.self_qkv.weight[-h.shape[-1] :]), past
         qkv = self.self_qkv(h).unflatten(-1, (3, self.heads, self.d_head))
         q, k, v = qkv.unbind(-3)
         q_scale, k_scale = _cosine_scale(q, self.self_scale), _cosine_scale(k, self.self_scale)
         # Seen from its own position a token is not rotated at all.
         to_self = (q * k).sum(-1, keepdim=True) * (q_scale * k_scale)
-        here = Rotation(rotation.cos[..., :n_pokes, :, :], rotation.sin[..., :n_pokes, :, :])
-        new_k = _rotate(k[..., :n_pokes, :, :], k_scale[..., :n_pokes, :, :], here)
         q, v = _rotate(q, q_scale, rotation).transpose(2, 3), v.transpose(2, 3)
-        pokes = PokeKeys(
-            torch.cat([past.k, new_k.transpose(2, 3)], dim=-2),
-            torch.cat([past.v, v[..., :n_pokes, :]], dim=-2),
-        )
+        pokes = past
+        if n_pokes:
+            here = Rotation(rotation.cos[..., :n_pokes, :, :], rotation.sin[..., :n_pokes, :, :])
+            new_k = _rotate(k[..., :n_pokes, :, :], k_scale[..., :n_pokes, :, :], here)
+            pokes = PokeKeys(
+                torch.cat([past.k, new_k.transpose(2, 3)], dim=-2),
+                torch.cat([past.v, v[..., :n_pokes, :]], dim=-2),
+            )
         to_pokes = (q @ pokes.k.transpose(-1, -2)).masked_fill(~visible.unsqueeze(2), -torch.inf)
         logits = torch.cat([to_pokes, to_self.transpose(2, 3)], dim=-1)
         weights = logits.softmax(-1).to(v.dtype)
