@@ -16,6 +16,7 @@ def scenes(
     workers: int = 2,
     samples_per_shard: int = 512,
     image_px: int = 192,
+    grid: int = 64,
     views: int = 6,
     outcomes: int = 4,
 ) -> None:
@@ -29,6 +30,7 @@ def scenes(
         workers: Processes; about one per core.
         samples_per_shard: Samples per tar file.
         image_px: Side of the square pictures.
+        grid: Points per side at which the motion is known.
         views: Pictures per scene.
         outcomes: Different futures per picture.
     """
@@ -48,7 +50,7 @@ def scenes(
 
     if count < 1 or workers < 1:
         raise InvalidInputError("count and workers must be at least 1")
-    settings = SceneSettings(image_px=image_px, views=views, outcomes=outcomes)
+    settings = SceneSettings(image_px=image_px, grid=grid, views=views, outcomes=outcomes)
     plan = ShardPlan(out, split, seed, samples_per_shard, settings)
     shards = -(-count // samples_per_shard)
     there = sum(plan.path(n).exists() for n in range(shards)) * samples_per_shard

@@ -13,7 +13,9 @@ import multiprocessing
 import os
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from fpt_ros.data.scenes.generate import (
 
 FORMAT = 1
 _JPEG_QUALITY = 95
+_REPORT_EVERY = 16
 
 
 @dataclass(frozen=True)
@@ -87,53 +90,74 @@ def shard_samples(plan: ShardPlan, number: int) -> Iterator[Sample]:
         scene += 1
 
 
-def write_shard(plan: ShardPlan, number: int) -> int:
-    """Write one shard unless it is there; return the number of samples written.
+def write_shard(plan: ShardPlan, number: int) -> Iterator[int]:
+    """Write one shard unless it is there; yield 1 for every sample on the way.
 
     It is written under another name and renamed when complete, so a stopped process leaves no
     half shard behind that could be read by mistake.
     """
     final = plan.path(number)
     if final.exists():
-        return 0
+        return
     temporary = final.with_name(f".{final.name}.{os.getpid()}")
     try:
         with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
             for index, sample in enumerate(shard_samples(plan, number)):
                 _add_sample(tar, f"{plan.split}-{number:05d}-{index:05d}", sample)
+                yield 1
         os.replace(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)
-    return plan.samples_per_shard
 
 
 def write_shards(plan: ShardPlan, shards: int, workers: int = 1) -> Iterator[int]:
-    """Write shards 0 .. shards - 1 that are missing, in parallel; yield samples as they are done.
+    """Write those of shards 0 .. shards - 1 that are missing; yield samples as they are done.
 
-    Raises InvalidInputError when the folder holds shards made with other settings.
+    Raises InvalidInputError when the folder holds shards made with other settings, OSError when
+    the disk is full, BrokenProcessPool when a worker was killed; whole shards stay in any case.
     """
     plan.out.mkdir(parents=True, exist_ok=True)
     _check_facts(plan)
     for stale in plan.out.glob(f".{plan.split}-*.tar.*"):
         if not _alive(int(stale.suffix[1:])):
             stale.unlink(missing_ok=True)
-    missing = [n for n in range(shards) if not plan.path(n).exists()]
+    missing = [number for number in range(shards) if not plan.path(number).exists()]
     if workers == 1:
         for number in missing:
-            yield write_shard(plan, number)
+            yield from write_shard(plan, number)
         return
     context = multiprocessing.get_context("spawn")  # GL contexts do not survive a fork
-    with context.Pool(workers, initializer=_one_thread, maxtasksperchild=8) as pool:
-        yield from pool.imap_unordered(_write_one, [(plan, n) for n in missing])
+    written = context.SimpleQueue()
+    with ProcessPoolExecutor(workers, context, _start_worker, (written,)) as pool:
+        pending = {pool.submit(_write_in_worker, plan, number) for number in missing}
+        try:
+            while pending:
+                done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+                while not written.empty():
+                    yield written.get()
+                for future in done:
+                    yield future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _write_one(job: tuple[ShardPlan, int]) -> int:
-    return write_shard(*job)
+_written: SimpleQueue[int]
 
 
-def _one_thread() -> None:
-    """One process per core is faster than several threads in each."""
+def _start_worker(written: SimpleQueue[int]) -> None:
+    """Remember where to report; one process per core is faster than threads in each."""
+    global _written
+    _written = written
     cv2.setNumThreads(1)
+
+
+def _write_in_worker(plan: ShardPlan, number: int) -> int:
+    """Write a shard, reporting every few samples; return how many are not reported yet."""
+    count = 0
+    for count, _ in enumerate(write_shard(plan, number), 1):
+        if count % _REPORT_EVERY == 0:
+            _written.put(_REPORT_EVERY)
+    return count % _REPORT_EVERY
 
 
 def _alive(process: int) -> bool:
