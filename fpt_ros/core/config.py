@@ -146,16 +146,18 @@ class HeadConfig:
     flow_scale: float = 1.0  # flows are multiplied by this inside the network, to be about 1
     min_std: float = MIN_HEAD_STD  # least deviation along a Cholesky axis, in the unit square
     poke_relative: bool = False  # means are a turned and scaled copy of a poke's flow + an offset
+    stays: bool = False  # the first component is pinned: mean 0, deviation about min_std
 
     def __post_init__(self) -> None:
         """Validate; raises InvalidInputError."""
         _check_sizes(self, n_components=64)
         _check_positive(self, "flow_scale", "min_std")
-        if self.min_std * self.flow_scale < MIN_HEAD_STD:
+        least = self.min_std * self.flow_scale
+        if least < MIN_HEAD_STD or (self.stays and least <= MIN_HEAD_STD):
             raise InvalidInputError(
                 f"min_std {self.min_std} must be at least {MIN_HEAD_STD} / flow_scale"
             )
-        _check_flags(self, "poke_relative")
+        _check_flags(self, "poke_relative", "stays")
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,6 @@ FPT_BASE = ModelConfig()
 FPT_SMALL = ModelConfig(
     PyramidEncoderConfig(),
     TransformerConfig(width=160, depth=3, d_head=32, ff_expand=2, project_cross=True),
-    HeadConfig(n_components=4, flow_scale=10.0, min_std=1e-3, poke_relative=True),
+    HeadConfig(n_components=4, flow_scale=10.0, min_std=6e-3, poke_relative=True, stays=True),
 )
 PRESETS = {"fpt-base": FPT_BASE, "fpt-small": FPT_SMALL}

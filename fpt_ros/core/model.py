@@ -136,13 +136,15 @@ class FlowPokeModel(nn.Module):
         head = self.config.head
         inner = GaussianMixture.from_head(raw, head.n_components, dtype)
         floor = head.min_std - MIN_HEAD_STD / head.flow_scale
-        if head.flow_scale == 1 and floor == 0:
+        if head.flow_scale == 1 and floor == 0 and not head.stays:
             return inner
         eye = torch.eye(2, dtype=dtype, device=raw.device)
+        moves = torch.ones(head.n_components, 1, dtype=dtype, device=raw.device)
+        moves[0] = not head.stays
         return GaussianMixture(
             inner.log_weights,
-            inner.means / head.flow_scale,
-            inner.scale_tril / head.flow_scale + floor * eye,
+            inner.means * moves / head.flow_scale,
+            inner.scale_tril * moves[..., None] / head.flow_scale + floor * eye,
         )
 
     def forward(

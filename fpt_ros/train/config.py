@@ -74,6 +74,9 @@ class TrainConfig:
     learning_rate: float = 1e-3
     encoder_rate: float = 1.0
     """Factor on the learning rate of the image encoder."""
+    head_rate: float = 0.3
+    """Factor on the learning rate of the last linear map: it sets displacements to fractions of a
+    pixel, and full-size steps make them jitter."""
     warmup: float = 0.03
     """Share of the run over which the learning rate rises."""
     beta1: float = 0.9

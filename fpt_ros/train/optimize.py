@@ -23,20 +23,22 @@ def learning_rate_factor(progress: float, warmup: float) -> float:
 def build_optimizer(
     model: FlowPokeModel, config: TrainConfig, device: torch.device
 ) -> torch.optim.Optimizer:
-    """AdamW; matrices decay, gains, biases and embeddings of one row do not."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    """AdamW; matrices decay, gains, biases and other vectors do not."""
+    last = {id(parameter) for parameter in model.out_mlp[-1].parameters()}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            kind = (name.startswith("image_embedder."), parameter.ndim > 1)
-            groups.setdefault(kind, []).append(parameter)
+            rate = config.learning_rate
+            if name.startswith("image_embedder."):
+                rate *= config.encoder_rate
+            elif id(parameter) in last:
+                rate *= config.head_rate
+            decay = config.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((rate, decay), []).append(parameter)
     return torch.optim.AdamW(
         [
-            {
-                "params": parameters,
-                "peak_rate": config.learning_rate * (config.encoder_rate if in_encoder else 1.0),
-                "weight_decay": config.weight_decay if decays else 0.0,
-            }
-            for (in_encoder, decays), parameters in sorted(groups.items(), key=lambda kv: kv[0])
+            {"params": parameters, "peak_rate": rate, "weight_decay": decay}
+            for (rate, decay), parameters in groups.items()
         ],
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
