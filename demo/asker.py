@@ -30,7 +30,8 @@ MODEL_INFO = "/predictor/model_info"
 DIAGNOSTICS = "/diagnostics"
 MAPS = ("/predictor/uncertainty", "/predictor/moving_part/mask", "/predictor/moving_part/score")
 
-MAPS_WANTED_S = 0.6  # after each new plan: a megabyte an image is too much to record all the time
+# Maps are recorded with the first answers to each plan only: they have a megabyte each.
+MAPS_WANTED = 3
 
 # A question must not be lost, and no answer either.
 _QUESTIONS = QoSProfile(depth=100)
@@ -49,7 +50,8 @@ class Asker:
         self._to_ask = list(script)
         self._unanswered: set[str] = set()
         self._start_ns: int | None = None  # stamp of the first image
-        self._maps_until_s = 0.0
+        self._plan = ""  # id of the newest one
+        self._maps_wanted = 0
         self._map_subscriptions: list[Any] = []
         self.model: ModelInfo | None = None
         self.complaint = ""  # the error that the predictor reports of itself
@@ -115,8 +117,11 @@ class Asker:
             for status in deserialize_message(cdr, kind).status:
                 self.complaint = status.message if status.level == DiagnosticStatus.ERROR else ""
         elif topic in (MOTION, WHAT_IF_MOTION):
-            self.motions += topic == MOTION
-            self._unanswered.discard(deserialize_message(cdr, kind).id)
+            answer = deserialize_message(cdr, kind)
+            self._unanswered.discard(answer.id)
+            if topic == MOTION:
+                self.motions += 1
+                self._maps_wanted -= answer.id == self._plan
 
     # ---- asking ---------------------------------------------------------------------------------
 
@@ -130,8 +135,8 @@ class Asker:
             self._unanswered.add(question.id)
             self._ask(question, stamp)
             if question.how is How.PLAN:
-                self._maps_until_s = now_s + MAPS_WANTED_S
-        self._watch_maps(now_s < self._maps_until_s)
+                self._plan, self._maps_wanted = question.id, MAPS_WANTED
+        self._watch_maps(self._maps_wanted > 0)
 
     def _watch_maps(self, wanted: bool) -> None:
         if wanted and not self._map_subscriptions:

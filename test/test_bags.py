@@ -1,6 +1,7 @@
 """Reading, writing and restamping recordings, compared with rosbags and the ROS installation."""
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -11,12 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rclpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rclpy.executors import SingleThreadedExecutor
+from rich.console import Console
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosgraph_msgs.msg import Clock
+from std_msgs.msg import String
 
 from fpt_ros.bags import BagError, BagReader, BagWriter, shift_stamp, typestore_for
-from fpt_ros.cli.play import message_class, offered_qos
+from fpt_ros.cli.play import Player, message_class, offered_qos
 from fpt_ros.core.errors import InvalidInputError
 
 STRING = "std_msgs/msg/String"
@@ -209,6 +215,48 @@ def test_offered_qos_follows_the_recording():
         "RELIABLE",
         "VOLATILE",
     )
+
+
+def test_the_clock_runs_with_the_recording(tmp_path):
+    start_ns, length_ns = 1_700_000_000_000_000_000, 400_000_000
+    with BagWriter(tmp_path / "bag") as writer:
+        writer.add_topic("/said", STRING)
+        for stamp_ns in (start_ns, start_ns + length_ns):
+            writer.write("/said", STRING, stamp_ns, string_cdr("x"))
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=1 + os.getpid() % 100)
+    try:
+        node = rclpy.create_node("test_clock", context=context)
+        executor = SingleThreadedExecutor(context=context)
+        executor.add_node(node)
+        ticks, said = [], []
+        node.create_subscription(Clock, "/clock", ticks.append, 1000)
+        node.create_subscription(String, "/said", said.append, 10)
+        with BagReader(tmp_path / "bag") as reader:
+            player = Player(node, reader, rate=2.0)
+            began_s = time.monotonic()
+            player.run(Console(file=io.StringIO()), clock=True, subscribers=1)
+            assert time.monotonic() - began_s >= length_ns * 1e-9 / 2.0
+        deadline_s = time.monotonic() + 10
+        while (len(said) < 2 or len(ticks) < 10) and time.monotonic() < deadline_s:
+            executor.spin_once(timeout_sec=0.1)
+    finally:
+        rclpy.shutdown(context=context)
+    times_ns = [tick.clock.sec * 10**9 + tick.clock.nanosec for tick in ticks]
+    assert player.published == 2
+    assert len(said) == 2
+    assert times_ns == sorted(times_ns)
+    assert len(times_ns) >= 10
+    assert start_ns <= times_ns[0] <= times_ns[-1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"rate": 0.0}, {"rate": float("nan")}, {"remap": ("/a",)}, {"topics": ("/none",)}],
+)
+def test_play_refuses_impossible_arguments(arguments):
+    with BagReader(BUNDLED) as reader, pytest.raises(InvalidInputError):
+        Player(None, reader, **arguments)
 
 
 def fpt(environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -116,6 +117,7 @@ class Player:
         if not self._channels:
             reasons = [f"{topic.name}: {reason}" for topic, reason in self.skipped.items()]
             raise InvalidInputError("nothing to play" + "".join(f"\n  {r}" for r in reasons))
+        self._clock: Publisher[Any] | None = None
         self.published = 0
         self.damaged = 0
         self.worst_lateness_s = 0.0
@@ -151,6 +153,10 @@ class Player:
             )
         for topic in self._channels:
             console.print(f"{topic.name} -> {self._names.get(topic.name, topic.name)}")
+        if clock:
+            from rosgraph_msgs.msg import Clock
+
+            self._clock = self._node.create_publisher(Clock, "/clock", 1)
         if subscribers:
             console.print(f"waiting for {subscribers} subscribers")
             while max(self._subscription_counts()) < subscribers:
@@ -159,10 +165,10 @@ class Player:
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
         with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
             task = progress.add_task(f"{self._reader.duration_s / self._rate:.1f} s", total=total)
-            self._play_once(lambda: progress.advance(task), clock=clock, stamp=stamp)
+            self._play_once(lambda: progress.advance(task), stamp)
             while loop:
                 progress.reset(task)
-                self._play_once(lambda: progress.advance(task), clock=clock, stamp=stamp)
+                self._play_once(lambda: progress.advance(task), stamp)
         for channel in self._channels.values():
             # Reliable messages may still be on their way when this process ends.
             channel.publisher.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_TIMEOUT_S))
@@ -174,9 +180,9 @@ class Player:
     def _subscription_counts(self) -> list[int]:
         return [c.publisher.get_subscription_count() for c in self._channels.values()]
 
-    def _play_once(self, advance: Any, *, clock: bool, stamp: STAMP_CHOICES) -> None:
+    def _play_once(self, advance: Callable[[], None], stamp: STAMP_CHOICES) -> None:
         start_ns = self._reader.start_ns
-        timer = _Timer(self._node if clock else None, start_ns, self._rate)
+        timer = _Timer(self._clock, start_ns, self._rate)
         now_ns = time.time_ns()
         names = {topic.name for topic in self._channels}
         for topic, recorded_ns, cdr in self._reader.messages(names):
@@ -198,37 +204,31 @@ class Player:
 
 
 class _Timer:
-    """Maps the time of a recording to the monotonic clock; ticks /clock while it sleeps."""
+    """Maps the time of a recording to the monotonic clock; ticks on /clock while it sleeps."""
 
-    def __init__(self, node: "Node | None", start_ns: int, rate: float) -> None:
+    def __init__(self, clock: "Publisher[Any] | None", start_ns: int, rate: float) -> None:
+        self._clock = clock
         self._start_ns = start_ns
         self._rate = rate
         self._began_s = time.monotonic()
         self._next_tick_s = self._began_s
-        self._publisher = None
-        if node is not None:
-            from rosgraph_msgs.msg import Clock
-
-            self._clock_type = Clock
-            self._publisher = node.create_publisher(Clock, "/clock", 1)
 
     def sleep_until(self, recorded_ns: int) -> float:
         """Return how late it was when the sleep ended, in seconds."""
         due_s = self._began_s + (recorded_ns - self._start_ns) * 1e-9 / self._rate
-        while self._publisher is not None and self._next_tick_s <= due_s:
+        while self._clock is not None and self._next_tick_s <= due_s:
             _sleep_until(self._next_tick_s)
-            self._tick()
+            self._tick(self._clock)
         _sleep_until(due_s)
         return time.monotonic() - due_s
 
-    def _tick(self) -> None:
-        elapsed_s = (time.monotonic() - self._began_s) * self._rate
-        message = self._clock_type()
-        recorded_ns = self._start_ns + round(elapsed_s * 1e9)
+    def _tick(self, clock: "Publisher[Any]") -> None:
+        now_s = time.monotonic()
+        recorded_ns = self._start_ns + round((now_s - self._began_s) * self._rate * 1e9)
+        message = clock.msg_type()
         message.clock.sec, message.clock.nanosec = divmod(recorded_ns, 1_000_000_000)
-        assert self._publisher is not None
-        self._publisher.publish(message)
-        self._next_tick_s = max(self._next_tick_s + 1 / CLOCK_RATE_HZ, time.monotonic())
+        clock.publish(message)
+        self._next_tick_s = max(self._next_tick_s + 1 / CLOCK_RATE_HZ, now_s)
 
 
 def _sleep_until(monotonic_s: float) -> None:
