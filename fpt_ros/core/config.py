@@ -225,4 +225,3 @@ FPT_SMALL = ModelConfig(
     TransformerConfig(width=160, depth=3, d_head=32, ff_expand=2, project_cross=True),
     HeadConfig(n_components=4, flow_scale=10.0, min_std=6e-3, poke_relative=True, stays=True),
 )
-PRESETS = {"fpt-base": FPT_BASE, "fpt-small": FPT_SMALL}

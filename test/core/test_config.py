@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fpt_ros.core.config import (
     FPT_BASE,
-    PRESETS,
+    FPT_SMALL,
     DinoEncoderConfig,
     HeadConfig,
     ModelConfig,
@@ -18,7 +18,7 @@ from fpt_ros.core.config import (
 from fpt_ros.core.errors import InvalidInputError
 
 
-@pytest.mark.parametrize("config", PRESETS.values(), ids=PRESETS)
+@pytest.mark.parametrize("config", [FPT_BASE, FPT_SMALL], ids=["base", "small"])
 def test_presets_survive_json(config):
     assert ModelConfig.from_json(config.to_json()) == config
 
