@@ -54,8 +54,8 @@ class Checkpoint:
 def load_checkpoint(path: str | Path, config: ModelConfig | None = None) -> Checkpoint:
     """Read a file written by `save_checkpoint` or a published PyTorch checkpoint.
 
-    Tensors are mapped from the file where possible. `config` overrides what the file says of its
-    network; a PyTorch checkpoint says nothing and is taken for FPT-Base by default.
+    `config` overrides what the file says of its network; a PyTorch checkpoint says nothing and is
+    taken for FPT-Base by default.
     Raises CheckpointError when the file is missing, damaged, holds NaN or does not fit its config.
     """
     path = Path(path)
@@ -72,7 +72,10 @@ def load_checkpoint(path: str | Path, config: ModelConfig | None = None) -> Chec
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
     _check_finite(path, checkpoint.state_dict)
-    return replace(checkpoint, sha256=digest.hexdigest())
+    # The tensors are mapped from the file. A running network must not change, or crash, when
+    # somebody copies another file over it.
+    state = {name: each.clone() for name, each in checkpoint.state_dict.items()}
+    return replace(checkpoint, state_dict=state, sha256=digest.hexdigest())
 
 
 def save_checkpoint(
