@@ -231,8 +231,8 @@ def cloud_to_msg(
     width, height = motion.transform.image_width_px, motion.transform.image_height_px
     if (camera.width, camera.height) != (width, height) or camera.k[0] <= 0 or camera.k[4] <= 0:
         raise InvalidInputError(
-            f"camera_info (width {camera.width}, height {camera.height}, k {list(camera.k)}) does "
-            f"not describe images of {width} x {height} px"
+            f"camera_info (width {camera.width}, height {camera.height}, "
+            f"k {np.asarray(camera.k).tolist()}) does not describe images of {width} x {height} px"
         )
     keep = motion.flags == 0
     points = motion.points_px

@@ -34,7 +34,9 @@ class Settings:
     """Values of all parameters at one time. `live` ones may change while the node is configured."""
 
     checkpoint: str = _parameter(
-        "", "File with the weights (.safetensors, or an official .pt). Never downloaded."
+        "",
+        "File with the weights (.safetensors, or an official .pt), never downloaded; empty = those "
+        "that come with the package.",
     )
     model_dir: str = _parameter(
         "", "Folder that ~/load_model may load from; empty = the service refuses everything."

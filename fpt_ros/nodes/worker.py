@@ -16,11 +16,13 @@ from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.nodes.jobs import Answer, Frame, FrameHistory, Pipeline, Request, Statistics, Status
 from fpt_ros.params import Settings
+
+PipelineT = TypeVar("PipelineT", bound=Pipeline | None)
 
 _logger = logging.getLogger(__name__)
 
@@ -32,12 +34,12 @@ class Worker:
         self,
         settings: Settings,
         clock_ns: Callable[[], int],
-        on_problem: Callable[[str], None],
+        on_problem: Callable[[str, str], None],
     ) -> None:
         """Start the thread, idle until a pipeline is installed and `resume` is called.
 
-        clock_ns: the time of stamps and deadlines. on_problem: told about bad images and failures
-        of the model, on the worker thread; must not block.
+        clock_ns: the time of stamps and deadlines. on_problem: told the kind and the text of what
+        is wrong with an image or the model, on the worker thread; must not block.
         """
         self.settings = settings
         self._clock_ns = clock_ns
@@ -45,7 +47,7 @@ class Worker:
         self._wake = threading.Condition()  # guards all that follows
         self._active = False
         self._closing = False
-        self._makers: deque[tuple[Callable[[], Pipeline], Future[Pipeline]]] = deque()
+        self._makers: deque[tuple[Callable[[], Pipeline | None], Future[Any]]] = deque()
         self._newest_received: Frame | None = None  # the one-slot mailbox
         self._newest: Frame | None = None
         self._history = FrameHistory()
@@ -61,13 +63,13 @@ class Worker:
 
     # ---- the caller's side: never computes, never waits -----------------------------------------
 
-    def install(self, make: Callable[[], Pipeline]) -> "Future[Pipeline]":
+    def install(self, make: Callable[[], PipelineT]) -> "Future[PipelineT]":
         """Replace the pipeline by `make()`, called on the worker thread between two jobs.
 
-        If it raises, the future does too and the old pipeline stays. Images already held are
-        encoded anew when they are needed.
+        If it raises, the future does too and the old pipeline stays. None frees the old pipeline;
+        only for a paused worker. Images already held are encoded anew when they are needed.
         """
-        future: Future[Pipeline] = Future()
+        future: Future[Any] = Future()
         with self._wake:
             if self._closing:
                 future.cancel()
@@ -93,7 +95,7 @@ class Worker:
             self._plan_is_due = False
             self._history.clear()
         for request in waiting:
-            self._reply(request, Answer(Status.NO_IMAGE, "the node was deactivated"))
+            self.reply(request, Answer(Status.NO_IMAGE, "the node was deactivated"))
 
     def close(self, timeout_s: float) -> bool:
         """End the thread; return False if it still computes after the time has passed."""
@@ -138,7 +140,7 @@ class Worker:
                 self._requests.append(request)
                 self._wake.notify()
         if refusal is not None:
-            self._reply(request, refusal)
+            self.reply(request, refusal)
 
     def set_plan(self, plan: Request, *, answer_now: bool = True) -> None:
         """Replace the standing plan.
@@ -151,10 +153,16 @@ class Worker:
                 self._plan, self._plan_is_due = plan, answer_now
                 self._wake.notify()
         if not active:
-            self._reply(plan, _NOT_ACTIVE)
+            self.reply(plan, _NOT_ACTIVE)
         elif unanswered is not None:
             text = "replaced by a newer standing plan before its turn"
-            self._reply(unanswered, Answer(Status.OVER_CAPACITY, text))
+            self.reply(unanswered, Answer(Status.OVER_CAPACITY, text))
+
+    def reply(self, request: Request, answer: Answer) -> None:
+        """Answer a request that was not put down, and count it."""
+        with self._wake:
+            self._statistics.answers[answer.status] += 1
+        request.reply(answer)
 
     def expire(self) -> None:
         """Answer the waiting requests whose deadline has passed, also while the worker is busy."""
@@ -164,7 +172,7 @@ class Worker:
             if late:
                 self._requests = deque(r for r in self._requests if not _is_late(r, now_ns))
         for request in late:
-            self._reply(request, _MISSED)
+            self.reply(request, _MISSED)
 
     def statistics(self) -> Statistics:
         """Return a copy of the counts."""
@@ -226,7 +234,7 @@ class Worker:
             return lambda: self._process(request, follow=False)
         return None
 
-    def _install(self, make: Callable[[], Pipeline], future: "Future[Pipeline]") -> None:
+    def _install(self, make: Callable[[], Pipeline | None], future: "Future[Any]") -> None:
         if not future.set_running_or_notify_cancel():
             return
         try:
@@ -260,7 +268,7 @@ class Worker:
             if usable:
                 self._plan_is_due = False
         if plan is not None:
-            self._reply(plan, failure or self._compute(frame, plan, follow=True))
+            self.reply(plan, failure or self._compute(frame, plan, follow=True))
         with self._wake:
             self._request_credit_s = time.perf_counter() - start_s
             if failure is None and frame.stamp_ns:
@@ -269,7 +277,7 @@ class Worker:
     def _process(self, request: Request, *, follow: bool) -> None:
         start_s = time.perf_counter()
         try:
-            self._reply(request, self._answer(request, follow=follow))
+            self.reply(request, self._answer(request, follow=follow))
         finally:
             with self._wake:
                 self._request_credit_s -= time.perf_counter() - start_s
@@ -316,7 +324,7 @@ class Worker:
             with self._wake:
                 self._statistics.images_bad += 1
                 self._history.discard(frame)
-            self._on_problem(f"image dropped: {error}")
+            self._on_problem("image dropped", str(error))
             return Answer(Status.NO_IMAGE, f"the image cannot be used: {error}", frame.image)
         except Exception as error:
             return self._model_failed(error, frame)
@@ -345,16 +353,11 @@ class Worker:
         text = f"{type(error).__name__}: {error}"
         with self._wake:
             self._statistics.model_errors += 1
-        self._on_problem(f"the model failed: {text}")
+        self._on_problem("the model failed", text)
         return Answer(Status.MODEL_ERROR, text, frame.image)
 
     def _age_s(self, frame: Frame) -> float:
         return (self._clock_ns() - frame.stamp_ns) / 1e9 if frame.stamp_ns else 0.0
-
-    def _reply(self, request: Request, answer: Answer) -> None:
-        with self._wake:
-            self._statistics.answers[answer.status] += 1
-        request.reply(answer)
 
 
 _NOT_ACTIVE = Answer(Status.NO_IMAGE, "the node is not active")

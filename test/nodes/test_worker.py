@@ -83,7 +83,7 @@ class Bench:
         self.clock = Clock()
         self.problems = Replies()
         values = replace(Settings(), **{"max_image_age_s": 0.0, **changes})
-        self.worker = Worker(values, self.clock, self.problems)
+        self.worker = Worker(values, self.clock, lambda *problem: self.problems(problem))
         self.pipeline = self.worker.install(FakePipeline).result(10.0)
         self.worker.resume()
 
@@ -242,7 +242,7 @@ def test_a_bad_image_is_dropped_and_reported(make_bench):
     bench = make_bench()
     bench.processed_image("good", 1)
     bench.image("bad", 2)
-    assert "step is wrong" in bench.problems.wait(1)[0]
+    assert bench.problems.wait(1)[0] == ("image dropped", "step is wrong")
     assert bench.ask().wait(1)[0].image == "good"
     assert bench.ask(stamp_ns=2).wait(1)[0].status is Status.NO_IMAGE
     assert bench.worker.statistics().images_bad == 1

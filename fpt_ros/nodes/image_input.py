@@ -1,0 +1,110 @@
+"""The subscription to the camera, and words for why it may be silent."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.event_handler import (
+    QoSMessageLostInfo,
+    SubscriptionEventCallbacks,
+    UnsupportedEventTypeError,
+)
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image
+
+SILENCE_S = 5.0  # without an image, before the log says so
+_REPEAT_S = 30.0
+_IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+
+
+class ImageInput:
+    """Hands each image to a callback and watches that they come."""
+
+    def __init__(
+        self, node: Node, transport: str, qos: str, callback: Callable[[Any], None]
+    ) -> None:
+        """Subscribe; transport and qos are the values of those parameters."""
+        self.lost = 0  # images that the middleware knows to have missed
+        self._node = node
+        self._callback = callback
+        self._kind = CompressedImage if transport == "compressed" else Image
+        topic = node.resolve_topic_name("image")
+        self._topic = f"{topic}/compressed" if transport == "compressed" else topic
+        self._qos = QoSProfile(depth=1, reliability=_RELIABILITY[qos])
+        self._latest_s = time.monotonic()
+        self._subscription = self._subscribed()
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        self._node.destroy_subscription(self._subscription)
+
+    def silence(self) -> str | None:
+        """Explain why there are no images, if there have been none for a while; log it too."""
+        if time.monotonic() - self._latest_s < SILENCE_S:
+            return None
+        text = f"no image for {SILENCE_S:g} s on {self._topic}"
+        present = ", ".join(self._image_topics()) or "none"
+        self._node.get_logger().warning(
+            f"{text} ({self._kind.__name__}, {_described(self._qos)}). Image topics now: {present}."
+            " Remap with: --ros-args -r image:=<topic>; see the parameters image_transport and"
+            " image_qos",
+            throttle_duration_sec=_REPEAT_S,
+        )
+        return text
+
+    def _subscribed(self) -> Any:
+        def subscribe(events: SubscriptionEventCallbacks) -> Any:
+            return self._node.create_subscription(
+                self._kind, self._topic, self._take, self._qos, event_callbacks=events
+            )
+
+        try:
+            return subscribe(
+                SubscriptionEventCallbacks(
+                    incompatible_qos=self._on_incompatible, message_lost=self._on_lost
+                )
+            )
+        except UnsupportedEventTypeError:  # some middlewares do not count lost messages
+            return subscribe(SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible))
+
+    def _take(self, message: Any) -> None:
+        self._latest_s = time.monotonic()
+        self._callback(message)
+
+    def _on_lost(self, event: QoSMessageLostInfo) -> None:
+        self.lost += event.total_count_change
+
+    def _on_incompatible(self, _: object) -> None:
+        offers = [
+            f"{info.node_namespace.rstrip('/')}/{info.node_name} offers "
+            f"{_described(info.qos_profile)}"
+            for info in self._node.get_publishers_info_by_topic(self._topic)
+        ]
+        self._node.get_logger().warning(
+            f"incompatible QoS on {self._topic}: this node asks for {_described(self._qos)}; "
+            f"{'; '.join(offers) or 'the publisher is gone'}. Set the parameter image_qos"
+        )
+
+    def _image_topics(self) -> list[str]:
+        own = f"{self._node.get_fully_qualified_name()}/"
+        return [
+            f"{name} ({kind.rsplit('/', 1)[-1]}, {self._node.count_publishers(name)} publishers)"
+            for name, kinds in self._node.get_topic_names_and_types()
+            for kind in kinds
+            if kind in _IMAGE_TYPES
+            and not name.startswith(own)
+            and self._node.count_publishers(name)
+        ]
+
+
+def _described(qos: QoSProfile) -> str:
+    reliability = qos.reliability.name.lower().replace("_", " ")
+    durability = qos.durability.name.lower().replace("_", " ")
+    return f"{reliability}, {durability}, depth {qos.depth}"
+
+
+_RELIABILITY = {
+    "sensor_data": ReliabilityPolicy.BEST_EFFORT,
+    "reliable": ReliabilityPolicy.RELIABLE,
+}

@@ -1,0 +1,195 @@
+"""From image message and question to answer messages, with one model on one device. No topics."""
+
+import math
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from std_msgs.msg import Header
+
+from fpt_ros import convert, draw
+from fpt_ros.core.checkpoint import Checkpoint
+from fpt_ros.core.errors import InvalidInputError
+from fpt_ros.core.parts import influence, moving_part_mask
+from fpt_ros.core.predictor import EncodedFrame, Motion, MotionPredictor
+from fpt_ros.images import image_to_rgb
+from fpt_ros.msg import ModelInfo, MotionDistribution
+from fpt_ros.params import Settings
+
+# The outputs for the standing plan, as topics below the node's name.
+MOTION = "motion"
+UNCERTAINTY = "uncertainty"
+MASK = "moving_part/mask"
+SCORE = "moving_part/score"
+POINTS = "motion_points"
+OVERLAY = "overlay"
+
+ImageMessage: TypeAlias = Image | CompressedImage
+Output: TypeAlias = MotionDistribution | Image | PointCloud2
+
+# In the overlay the brightest arrows are this long, relative to what the model sees.
+_BRIGHTEST = 0.2
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a pipeline asks the node about, at the time it needs it, from the worker thread."""
+
+    settings: Callable[[], Settings]
+    listened_to: Callable[[], Collection[str]]  # outputs that somebody subscribes to
+    camera: Callable[[], CameraInfo | None]
+    depth: Callable[[Header], Image | None]  # of the image with this header
+    on_problem: Callable[[str, str], None]  # told a kind and a text
+
+
+class PredictorPipeline:
+    """A model, ready to use. Create and use it on one thread only."""
+
+    def __init__(self, checkpoint: Checkpoint, surroundings: Surroundings) -> None:
+        """Build the network, move it to its device and run it once."""
+        settings = surroundings.settings()
+        self._surroundings = surroundings
+        if settings.num_threads:
+            torch.set_num_threads(settings.num_threads)
+        device = settings.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.checkpoint = checkpoint
+        self.predictor = MotionPredictor(
+            checkpoint.build_model(),
+            device,
+            horizon_s=checkpoint.horizon_s,
+            model_id=checkpoint.sha256[:12],
+        )
+        blank = self.predictor.encode_image(np.zeros((480, 640, 3), np.uint8))
+        self.predictor.predict_grid([[320, 240, 10, 0]], settings.grid_size, frame=blank)
+
+    def encode(self, image: ImageMessage) -> EncodedFrame:
+        """Decode and encode an image. Raises InvalidInputError."""
+        return self.predictor.encode_image(image_to_rgb(image))
+
+    def answer(
+        self, image: ImageMessage, encoded: EncodedFrame, question: convert.Question
+    ) -> MotionDistribution:
+        """Answer one request. Raises InvalidInputError."""
+        start_s = time.perf_counter()
+        motion = self._predict(encoded, question)
+        return self._message(motion, image, question, start_s)
+
+    def follow(
+        self, image: ImageMessage, encoded: EncodedFrame, question: convert.Question
+    ) -> dict[str, Output]:
+        """Compute the outputs that somebody listens to. Raises InvalidInputError."""
+        wanted = set(self._surroundings.listened_to())
+        outputs: dict[str, Output] = {}
+        on_grid = None
+        if MOTION in wanted:
+            start_s = time.perf_counter()
+            motion = self._predict(encoded, question)
+            outputs[MOTION] = self._message(motion, image, question, start_s)
+            on_grid = motion if question.queries is None else None
+        if wanted - {MOTION}:
+            if on_grid is None:
+                on_grid = self._predict(encoded, replace(question, queries=None))
+            outputs |= self._pictures(wanted, image, encoded, question, on_grid)
+        return outputs
+
+    def _pictures(
+        self,
+        wanted: set[str],
+        image: ImageMessage,
+        encoded: EncodedFrame,
+        question: convert.Question,
+        motion: Motion,
+    ) -> dict[str, Output]:
+        """Build the outputs that are made from the motion of the grid."""
+        settings, header, transform = self._surroundings.settings(), image.header, motion.transform
+        outputs: dict[str, Output] = {}
+        n = math.isqrt(len(motion.points_px))
+        if UNCERTAINTY in wanted:
+            deviation = transform.paste(motion.mixture.std().reshape(n, n), math.nan)
+            outputs[UNCERTAINTY] = convert.map_to_msg(deviation, header)
+        if wanted <= {MOTION, UNCERTAINTY}:
+            return outputs
+        unpoked = self.predictor.unconditional_grid(n, settings.camera_static, encoded)
+        score = influence(motion.mixture, unpoked.mixture).reshape(n, n)
+        mask = moving_part_mask(score, transform, settings.moving_part_threshold_nats)
+        if MASK in wanted:
+            outputs[MASK] = convert.map_to_msg(mask, header)
+        if SCORE in wanted:
+            outputs[SCORE] = convert.map_to_msg(transform.paste(score, math.nan), header)
+        if OVERLAY in wanted:
+            picture = self._overlay(image, question, motion, mask)
+            outputs[OVERLAY] = convert.map_to_msg(picture, header)
+        camera = self._surroundings.camera()
+        if POINTS in wanted and camera is not None:
+            depth = self._surroundings.depth(header)
+            try:
+                outputs[POINTS] = convert.cloud_to_msg(motion, score, header, camera, depth)
+            except InvalidInputError as error:  # not the question's fault
+                self._surroundings.on_problem(f"no {POINTS}", str(error))
+        return outputs
+
+    def info(self, header: Header) -> ModelInfo:
+        """Describe the model."""
+        config, device = self.predictor.model.config, self.predictor.device
+        checkpoint, dtype = self.checkpoint, next(self.predictor.model.parameters()).dtype
+        return ModelInfo(
+            header=header,
+            model_id=self.predictor.model_id,
+            checkpoint=str(checkpoint.path),
+            weights_sha256=checkpoint.sha256,
+            license=checkpoint.licence,
+            input_size=config.encoder.input_px,
+            num_components=config.head.n_components,
+            horizon=convert.duration(checkpoint.horizon_s),
+            engine="torch",
+            engine_key=f"torch {torch.__version__} {device} {str(dtype).removeprefix('torch.')}",
+            device=str(device),
+            parity_error=0.0,  # this engine is the reference
+        )
+
+    def _predict(self, encoded: EncodedFrame, question: convert.Question) -> Motion:
+        settings = self._surroundings.settings()
+        static = settings.camera_static
+        if len(question.candidates) == 1:  # its errors speak of pokes[i]; the grid may be cached
+            (pokes,) = question.candidates
+            if question.queries is None:
+                return self.predictor.predict_grid(pokes, settings.grid_size, static, encoded)
+            return self.predictor.predict(pokes, question.queries, static, encoded)
+        queries = question.queries
+        if queries is None:
+            queries = encoded.transform.grid(settings.grid_size)
+        return self.predictor.predict_candidates(question.candidates, queries, static, encoded)
+
+    def _message(
+        self, motion: Motion, image: ImageMessage, question: convert.Question, start_s: float
+    ) -> MotionDistribution:
+        compute_s = time.perf_counter() - start_s
+        return convert.motion_to_msg(
+            motion, image.header, question.id, self.predictor.model_id, compute_s
+        )
+
+    def _overlay(
+        self,
+        image: ImageMessage,
+        question: convert.Question,
+        motion: Motion,
+        mask: NDArray[np.bool_],
+    ) -> NDArray[np.uint8]:
+        side_px = motion.transform.roi[2]
+        return draw.overview(
+            image_to_rgb(image),
+            pokes=question.candidates[0],
+            points_px=motion.points_px,
+            displacements_px=motion.mixture.mean().numpy(),
+            mask=mask,
+            roi=motion.transform.roi,
+            lines=[question.id] if question.id else [],
+            longest_px=_BRIGHTEST * side_px,
+        )
