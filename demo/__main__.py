@@ -105,6 +105,7 @@ def play(
     """Run the three processes until the recording is over and all questions are answered."""
     predictor = ["-c", PREDICTOR, "--ros-args", "-p", f"checkpoint:={checkpoint.resolve()}"]
     predictor += ["-p", "image_transport:=compressed"]
+    predictor += ["-p", "frame_history:=32"]  # a second of images, for slow machines
     # The player and this process need a core too, and threads that wait for one another on a busy
     # core are slower than a single one.
     predictor += ["-p", f"num_threads:={max(1, (os.cpu_count() or 2) - 1)}"]

@@ -24,7 +24,8 @@ PANEL_SIZE_PX = (640, 480)
 LAST_FRAME_S = 1.0  # how long the video shows its last frame
 LONGEST_ARROW = 0.2  # the brightest colour, relative to the side of what the model saw
 TOP_UNCERTAINTY = 0.1  # likewise
-MODES_PER_SIDE = 8  # points of the grid whose modes are drawn
+MODES_PER_SIDE = 8  # of the grid; modes are drawn for those of its points that move
+MOVES = 0.02  # a point that is expected to move further than this does move, likewise
 UNCERTAINTY, MASK, SCORE = MAPS
 
 
@@ -141,6 +142,8 @@ def _modes(rgb: Picture, message: MotionDistribution) -> Picture:
     step = max(1, n // MODES_PER_SIDE)
     chosen = np.arange(n * n).reshape(n, n)[step // 2 :: step, step // 2 :: step].ravel()
     mixture = mixture_from_msg(message)[0]
+    lengths_px = mixture.mean()[chosen].norm(dim=-1).numpy()
+    chosen = chosen[lengths_px > MOVES * message.roi.width]
     return draw.draw_modes(
         rgb,
         points_from_msg(message)[chosen],

@@ -38,7 +38,7 @@ SCRIPT = (
     # A hand holds a cup; it comes closer.
     _plan(0.0, "push the cup left", (345.0, 300.0, -70.0, 0.0)),
     Question(
-        0.6,
+        0.7,
         "cup: which way?",
         How.TOPIC,
         {
@@ -48,8 +48,7 @@ SCRIPT = (
             "push its lid, hold its foot": ((340.0, 165.0, 60.0, 0.0), (335.0, 340.0, 0.0, 0.0)),
         },
     ),
-    _plan(1.3, "lift the cup", (335.0, 300.0, 0.0, -60.0)),
-    _plan(2.1, "tip the cup over", (315.0, 135.0, -60.0, 10.0), (325.0, 385.0, 0.0, 0.0)),
+    _plan(1.6, "tip the cup over", (315.0, 135.0, -60.0, 10.0), (325.0, 385.0, 0.0, 0.0)),
     # A hand holds a box over a table.
     _plan(3.3, "push the box right", (350.0, 190.0, 70.0, 0.0)),
     Question(
