@@ -10,7 +10,9 @@ import hashlib
 import json
 import math
 import os
+import pickletools
 import uuid
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +29,7 @@ from .model import FlowPokeModel
 
 _FORMAT = "fpt_ros 1"
 _ZIP_MAGIC = b"PK\x03\x04"
+_ALLOCATING = ("builtins bytearray", "__builtin__ bytearray")  # as pickletools spells a name
 _LISTED = 3  # names in an error message
 _MAX_METADATA = 1 << 20  # characters
 _PUBLISHED_LICENCE = "not stated in the file; the published FPT weights are CC BY-NC 4.0"
@@ -59,9 +62,9 @@ def load_checkpoint(path: str | Path, config: ModelConfig | None = None) -> Chec
     Raises CheckpointError when the file is missing, damaged, holds NaN or does not fit its config.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
     try:
+        if not path.is_file():
+            raise CheckpointError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
         with path.open("rb") as file:
             is_zip = file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
         checkpoint = (_read_pytorch if is_zip else _read_safetensors)(path, config)
@@ -106,14 +109,15 @@ def save_checkpoint(
     }
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        save_file(state, temporary, metadata)
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush(path.parent)
+        try:
+            save_file(state, temporary, metadata)
+            _flush(temporary)
+            os.replace(temporary, path)
+            _flush(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:
@@ -151,12 +155,12 @@ def _read_safetensors(path: Path, config: ModelConfig | None) -> Checkpoint:
 
 def _described(path: Path, metadata: dict[str, str], config: ModelConfig | None) -> Checkpoint:
     """A checkpoint without tensors from the metadata of a safetensors file."""
+    if sum(map(len, metadata.values())) > _MAX_METADATA:
+        raise CheckpointError(f"{path}: its metadata is too long to be ours")
     if config is None and metadata.get("format") != _FORMAT:
         raise CheckpointError(
             f"{path}: its format is {metadata.get('format')!r}, this version reads {_FORMAT!r}"
         )
-    if sum(map(len, metadata.values())) > _MAX_METADATA:
-        raise CheckpointError(f"{path}: its metadata is too long to be ours")
     try:
         config = config or ModelConfig.from_json(metadata["config"])
         horizon_s = float(metadata.get("horizon_s", 0))
@@ -170,12 +174,13 @@ def _described(path: Path, metadata: dict[str, str], config: ModelConfig | None)
 
 def _read_pytorch(path: Path, config: ModelConfig | None) -> Checkpoint:
     try:
+        _check_archive(path)
         tree = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except OSError:
+    except (OSError, CheckpointError):
         raise
     except Exception as error:  # the unpickler fails in many ways on hostile or damaged files
         raise CheckpointError(
-            f"{path}: damaged, or holds more than tensors, which is refused: {error}"
+            f"{path}: damaged, or holds more than tensors, which is refused: {_reason(error)}"
         ) from error
     state = tree.get("model") if isinstance(tree, dict) else None
     if not isinstance(state, dict) or not all(isinstance(each, Tensor) for each in state.values()):
@@ -183,6 +188,29 @@ def _read_pytorch(path: Path, config: ModelConfig | None) -> Checkpoint:
     config = config or FPT_BASE
     _check_tensors(path, config, _announced(state))
     return Checkpoint(path, config, dict(state), 0.0, _PUBLISHED_LICENCE, {})
+
+
+def _reason(error: Exception) -> str:
+    """The one line that matters of what PyTorch says; the rest is how to load without guard."""
+    text = str(error)
+    text = text.partition("WeightsUnpickler error:")[2] or text
+    lines = (line.strip() for line in text.splitlines() if "weights_only" not in line)
+    return next(filter(None, lines), type(error).__name__).partition(" Please use")[0]
+
+
+def _check_archive(path: Path) -> None:
+    """Raise CheckpointError if reading a PyTorch file could take more memory than its size.
+
+    `weights_only` keeps a pickle from running code, not from asking for a bytearray of any length.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise CheckpointError(f"{path}: {entry.filename} is compressed, which is refused")
+            if entry.filename.endswith(".pkl"):
+                for _, argument, _ in pickletools.genops(archive.read(entry)):
+                    if argument in _ALLOCATING:
+                        raise CheckpointError(f"{path}: holds a bytearray, which is refused")
 
 
 def _announced(state: Mapping[str, Tensor]) -> dict[str, tuple[str, list[int]]]:

@@ -143,7 +143,41 @@ def test_code_in_a_pickle_is_not_run(tmp_path, as_zip):
     assert touched.exists()
 
 
+class Bomb:
+    """Asks for much memory when unpickled."""
+
+    def __reduce__(self):
+        return bytearray, (1 << 60,)
+
+
+def test_a_small_file_cannot_take_much_memory(tmp_path):
+    path, packed = tmp_path / "fpt.pt", tmp_path / "packed.pt"
+    torch.save({"model": {FIRST: Bomb()}}, path)
+    with pytest.raises(CheckpointError, match="bytearray"):
+        load_checkpoint(path, TINY_DINO)
+    torch.save({"model": FlowPokeModel(TINY_DINO).state_dict()}, path)
+    with (
+        zipfile.ZipFile(path) as plain,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for name in plain.namelist():
+            archive.writestr(name, plain.read(name))
+    with pytest.raises(CheckpointError, match="compressed"):
+        load_checkpoint(packed, TINY_DINO)
+
+
+def test_a_refusal_does_not_recommend_to_drop_the_guard(tmp_path):
+    path = tmp_path / "fpt.pt"
+    torch.save({"model": {FIRST: Attack(tmp_path / "touched")}}, path)
+    with pytest.raises(CheckpointError, match=r"posix\.mkdir") as refusal:
+        load_checkpoint(path, TINY_DINO)
+    assert "weights_only" not in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
 def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_checkpoint(tmp_path / ("x" * 300))
     with pytest.raises(CheckpointError, match="no such file"):
         load_checkpoint(tmp_path / "none.safetensors")
     with pytest.raises(CheckpointError, match="not a file"):
@@ -265,5 +299,7 @@ def test_saving_is_refused_before_it_can_harm(saved, model, tmp_path):
         save_checkpoint(tmp_path / "none" / "weights", FlowPokeModel(TINY))
     with pytest.raises(CheckpointError, match="cannot be written"):
         save_checkpoint(tmp_path, FlowPokeModel(TINY))
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        save_checkpoint(saved / "inside", FlowPokeModel(TINY))
     assert saved.read_bytes() == before
     assert sorted(tmp_path.iterdir()) == [saved]
