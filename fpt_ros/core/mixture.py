@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .config import MIN_HEAD_STD
 from .errors import InvalidInputError
 from .regions import box_probability, disc_probability
 
-# Smallest standard deviation a head can express, in its own units.
-_MIN_HEAD_SCALE = 1e-4
 # Two equally wide, equally heavy Gaussians have one common peak up to this Mahalanobis distance.
 _ONE_MODE_DISTANCE = 2.0
 # Entropy of a bivariate normal distribution of unit covariance, in nats.
@@ -58,7 +57,7 @@ class GaussianMixture:
         return cls(
             logits.log_softmax(dim=-1),
             means.unflatten(-1, (n_components, 2)),
-            _lower(_squareplus(l00) + _MIN_HEAD_SCALE, l10, _squareplus(l11) + _MIN_HEAD_SCALE),
+            _lower(_squareplus(l00) + MIN_HEAD_STD, l10, _squareplus(l11) + MIN_HEAD_STD),
         )
 
     @classmethod
@@ -169,9 +168,9 @@ class GaussianMixture:
         distance of the average of their covariances (the limit of unimodality for two equal
         ones), directly or through other components. A mode has their total weight and common
         mean. Where there are fewer than K modes, weights of 0 fill up the rest; their means
-        repeat other modes.
+        repeat other modes. NaN where the mixture is.
         """
-        together = self._mean_distances()[0] <= _ONE_MODE_DISTANCE**2
+        together = ~(self._mean_distances()[0] > _ONE_MODE_DISTANCE**2)  # NaN stays NaN
         for _ in range((self.n_components - 1).bit_length()):  # transitive closure by squaring
             together = (together.unsqueeze(-1) & together.unsqueeze(-3)).any(dim=-2)
         shares = torch.where(together, self.weights.unsqueeze(-2), 0)

@@ -312,6 +312,14 @@ def test_coinciding_components_are_one_mode_even_in_float32():
     torch.testing.assert_close(means[0], mean)
 
 
+def test_a_point_without_an_answer_has_no_modes():
+    mixture = random_mixture(21, 2, k=3)
+    mixture.log_weights[1], mixture.means[1], mixture.scale_tril[1] = (torch.nan,) * 3
+    weights, means = mixture.modes()
+    assert weights.isnan().tolist() == [[False] * 3, [True] * 3]
+    assert means.isnan().all(-1).tolist() == [[False] * 3, [True] * 3]
+
+
 # --- entropy and divergence -------------------------------------------------------------------
 
 
