@@ -107,26 +107,42 @@ class MotionPredictor:
         """Wrap a network, which is moved to the device and switched to evaluation.
 
         Args:
-            model: the network; its parameters may have any floating dtype.
+            model: the network, in float32 or float64: positions and harmonics do not survive
+                less. For bfloat16, call the methods under torch.autocast.
             device: where to run it.
             horizon_s: seconds that a displacement takes; 0 means unknown.
             model_id: name of the weights, for logs and messages.
             between_chunks: called before each piece of a long computation; raise from it to
                 abandon the computation.
+
+        Raises:
+            InvalidInputError: the parameters have another dtype, or there is no such device.
         """
-        self.device = torch.device(device)
-        self.model = model.to(self.device).eval()
+        self._dtype = next(model.parameters()).dtype
+        if self._dtype not in (torch.float32, torch.float64):
+            raise InvalidInputError(
+                f"the network must be float32 or float64, got {self._dtype}; for bfloat16 use "
+                "torch.autocast"
+            )
+        try:
+            self.device = torch.device(device)
+            self.model = model.to(self.device).eval()
+        except (RuntimeError, AssertionError) as error:  # the latter: PyTorch without CUDA
+            reason = str(error).partition("\n")[0]
+            raise InvalidInputError(f"device {str(device)!r} cannot be used: {reason}") from error
         self.horizon_s = horizon_s
         self.model_id = model_id
         self.between_chunks = between_chunks
-        self._dtype = next(model.parameters()).dtype
         self._frame: EncodedFrame | None = None
 
     @classmethod
     def from_checkpoint(
         cls, path: str | Path, device: torch.device | str = "cpu"
     ) -> MotionPredictor:
-        """Load weights in our format or the official one. Raises CheckpointError."""
+        """Load weights in our format or the official one.
+
+        Raises CheckpointError, or InvalidInputError for a device that is not there.
+        """
         checkpoint = load_checkpoint(path)
         return cls(
             checkpoint.build_model(),

@@ -474,6 +474,18 @@ def test_other_bad_arguments(predictor):
         predictor.moving_parts(POKES, 4, -1.0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_networks_too_coarse_for_positions_are_refused(dtype):
+    with pytest.raises(InvalidInputError, match="autocast"):
+        MotionPredictor(network().to(dtype))
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+def test_devices_that_are_not_there_are_named(device):
+    with pytest.raises(InvalidInputError, match=f"device '{device}' cannot be used: .+"):
+        MotionPredictor(network(), device)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.tuples(st.integers(1, 40), st.integers(1, 40)),
