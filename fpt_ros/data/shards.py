@@ -73,7 +73,7 @@ class ShardPlan:
 def scene_seed(split: str, seed: int, shard: int, scene: int) -> int:
     """Seed of one scene. Its remainder by 3 is the split, so that splits never share a scene."""
     sequence = np.random.SeedSequence([seed, shard, scene])
-    return int(sequence.generate_state(1, np.uint64)[0] >> 16) * 3 + SPLITS.index(split)
+    return (int(sequence.generate_state(1, np.uint64)[0]) >> 16) * 3 + SPLITS.index(split)
 
 
 def shard_samples(plan: ShardPlan, number: int) -> Iterator[Sample]:
