@@ -1,0 +1,187 @@
+"""Launch file and configuration: agreement with the node; a real launch where it is possible."""
+
+import ast
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from fpt_ros.core.checkpoint import save_checkpoint
+from fpt_ros.core.config import HeadConfig, ModelConfig, PyramidEncoderConfig, TransformerConfig
+from fpt_ros.core.model import FlowPokeModel
+from fpt_ros.dds import profile_environment
+from fpt_ros.nodes import pipeline
+from fpt_ros.params import TABLE
+
+ROOT = Path(__file__).parents[1]
+LAUNCH_FILE = ROOT / "launch" / "predictor.launch.py"
+CONFIG = ROOT / "config"
+LAUNCH_IS_HERE = importlib.util.find_spec("launch_ros") and shutil.which("ros2")
+
+needs_launch = pytest.mark.skipif(
+    not LAUNCH_IS_HERE, reason="launch_ros and ros2 are not installed: they come with ROS 2"
+)
+
+
+def test_parameter_file_is_the_table_with_a_comment_on_every_value():
+    text = (CONFIG / "predictor.yaml").read_text()
+    values = yaml.safe_load(text)["/**"]["ros__parameters"]
+    assert values == {name: row.default for name, row in TABLE.items()}
+    assert {name: type(value) for name, value in values.items()} == {
+        name: type(row.default) for name, row in TABLE.items()
+    }
+    comments = dict(re.findall(r"((?: +#.*\n)+) +(\w+):", text))
+    by_name = {name: comment.strip("# ") for comment, name in comments.items()}
+    assert by_name.keys() == TABLE.keys()
+    for name, row in TABLE.items():
+        assert by_name[name].startswith("live:") == row.live, name
+        for choice in row.choices:
+            assert choice in by_name[name]
+
+
+def test_launch_arguments_are_those_of_the_documentation():
+    tree = ast.parse(LAUNCH_FILE.read_text())
+    declared = [
+        node.args[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "DeclareLaunchArgument"
+    ]
+    assert declared == [
+        *("image", "compressed", "camera_info", "depth", "checkpoint", "engine", "device"),
+        *("params_file", "namespace", "use_sim_time", "autostart", "rviz", "log_level"),
+    ]
+    for name in ("checkpoint", "engine", "device", "autostart"):
+        assert name in TABLE
+
+
+def test_rviz_shows_topics_that_the_node_publishes():
+    displays = yaml.safe_load((CONFIG / "predictor.rviz").read_text())["Visualization Manager"][
+        "Displays"
+    ]
+    outputs = {
+        pipeline.OVERLAY: "Image",
+        pipeline.UNCERTAINTY: "Image",
+        pipeline.MASK: "Image",
+        pipeline.POINTS: "PointCloud2",
+    }
+    shown = {d["Topic"]["Value"]: d["Class"].rpartition("/")[2] for d in displays}
+    assert shown == {f"predictor/{name}": kind for name, kind in outputs.items()}
+
+
+def test_fast_dds_profile_has_room_for_a_4k_image():
+    space = {"d": "http://www.eprosima.com"}
+    profiles = ElementTree.parse(CONFIG / "fastdds.xml").getroot().find("d:profiles", space)
+    assert profiles is not None
+    transports = {
+        transport.findtext("d:transport_id", None, space): transport
+        for transport in profiles.findall("d:transport_descriptors/d:transport_descriptor", space)
+    }
+    used = profiles.findall("d:participant/d:rtps/d:userTransports/d:transport_id", space)
+    assert {transport.text for transport in used} == set(transports)
+    kinds = {t.findtext("d:type", None, space): t for t in transports.values()}
+    assert set(kinds) == {"SHM", "UDPv4"}
+    assert int(kinds["SHM"].findtext("d:segment_size", "0", space)) > 3840 * 2160 * 3
+
+
+def test_the_profile_is_used_unless_the_user_chose_otherwise():
+    ours = profile_environment({})
+    assert len(ours) == 1
+    (name,) = ours
+    assert ours[name] == str(CONFIG / "fastdds.xml")
+    assert profile_environment({"RMW_IMPLEMENTATION": "rmw_fastrtps_cpp"}) == ours
+    assert profile_environment({"RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp"}) == {}
+    for variable in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
+        assert profile_environment({variable: "/mine.xml"}) == {}
+        assert profile_environment({variable: ""}) == ours
+
+
+# ---- with the real launch -----------------------------------------------------------------------
+
+
+def isolated() -> dict[str, str]:
+    return os.environ | {
+        "ROS_DOMAIN_ID": str(1 + os.getpid() % 100),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@needs_launch
+def test_arguments_reach_the_node(tmp_path):
+    from launch import LaunchContext
+    from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
+    from launch_ros.actions import LifecycleNode
+
+    spec = importlib.util.spec_from_file_location("predictor_launch", LAUNCH_FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    params = tmp_path / "mine.yaml"
+    params.write_text("/**: {ros__parameters: {grid_size: 8}}")
+
+    def actions(**given: str) -> list:
+        context = LaunchContext()
+        context.launch_configurations.update({"params_file": str(params), **given})
+        for argument in module.ARGUMENTS:
+            assert isinstance(argument, DeclareLaunchArgument)
+            argument.execute(context)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("FASTDDS_DEFAULT_PROFILES_FILE", raising=False)
+            patch.delenv("RMW_IMPLEMENTATION", raising=False)
+            return module.start(context)
+
+    profile, node = actions(image="/cam/image", device="cpu")
+    assert isinstance(profile, SetEnvironmentVariable)
+    assert isinstance(node, LifecycleNode)
+    with pytest.raises(RuntimeError, match="gone"):
+        actions(params_file=str(tmp_path / "gone.yaml"))
+    with pytest.raises(RuntimeError, match="autostart"):
+        actions(autostart="maybe")
+
+
+@needs_launch
+def test_a_launched_node_becomes_active_and_ends_cleanly(tmp_path):
+    torch.manual_seed(0)
+    tiny = ModelConfig(
+        PyramidEncoderConfig(input_px=64, width=32, depth=1, heads=2),
+        TransformerConfig(width=32, depth=1, d_head=16),
+        HeadConfig(n_components=2),
+    )
+    save_checkpoint(tmp_path / "tiny.safetensors", FlowPokeModel(tiny))
+    command = ["ros2", "launch", str(LAUNCH_FILE), f"checkpoint:={tmp_path}/tiny.safetensors"]
+    launch = subprocess.Popen(
+        [*command, "namespace:=robot", "image:=/cam/image_raw"],
+        env=isolated() | {"ROS_LOG_DIR": str(tmp_path / "log")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    lines: list[str] = []
+    reader = threading.Thread(target=lambda: lines.extend(launch.stdout), daemon=True)
+    reader.start()
+    state = ""
+    deadline_s = time.monotonic() + 120
+    while "active" not in state.split() and time.monotonic() < deadline_s:
+        asked = subprocess.run(
+            ["ros2", "lifecycle", "get", "--spin-time", "2", "/robot/predictor"],
+            env=isolated(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        state = asked.stdout
+    launch.send_signal(signal.SIGINT)
+    assert launch.wait(30) == 0, "".join(lines)
+    reader.join(10)
+    assert "active" in state.split(), "".join(lines)
+    assert "process has finished cleanly" in "".join(lines)
+    assert "Traceback" not in "".join(lines)
