@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +37,7 @@ def evaluate(
         families: only these families of scenes; default: all in the split
         views: at most this many views, spread evenly; default: all
         poke_counts: numbers of pokes to condition on
-        threshold_nats: moving-part threshold; default: the one of the node
+        threshold_nats: moving-part threshold; default: 1, as in the node
         out: folder for the report
         device: torch device
     """
@@ -46,9 +47,10 @@ def evaluate(
     from rich.markdown import Markdown
     from rich.progress import track
 
+    from fpt_ros.core.errors import InvalidInputError
     from fpt_ros.core.parts import DEFAULT_THRESHOLD_NATS
     from fpt_ros.core.predictor import MotionPredictor
-    from fpt_ros.data.samples import ShardIndex
+    from fpt_ros.data.samples import ShardIndex, describe
     from fpt_ros.evaluate import report
     from fpt_ros.evaluate.runner import EvaluationSettings
     from fpt_ros.evaluate.runner import evaluate as run
@@ -62,8 +64,16 @@ def evaluate(
     )
     index = ShardIndex.scan(data, split)
     if families:
+        known = {view.family for view in index.views}
+        if unknown := sorted(set(families) - known):
+            raise InvalidInputError(
+                f"{data} has no {', '.join(unknown)} in split {split}; it has "
+                f"{', '.join(sorted(known))}"
+            )
         index = replace(index, views=[view for view in index.views if view.family in families])
-    if views:
+    if views is not None:
+        if views < 1:
+            raise InvalidInputError(f"views must be at least 1, got {views}")
         index = index.take(views)
     progress = track(_samples(index), total=index.n_outcomes, description="evaluating")
     records = list(run(predictor, progress, settings))
@@ -71,7 +81,8 @@ def evaluate(
         "checkpoint": f"{checkpoint.name} ({predictor.model_id})",
         "data": f"{data}, split {split}, families {', '.join(families) or 'all'}",
         "settings": settings,
-        "command": "fpt " + " ".join(sys.argv[1:]),
+        "skipped": describe(index.skipped) or "nothing",
+        "command": shlex.join(["fpt", *sys.argv[1:]]),
     }
     text = report.save(out, f"Evaluation on {split}", records, facts)
     Console().print(Markdown(text))

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
+from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.evaluate.metrics import bootstrap_interval
 from fpt_ros.evaluate.runner import MODEL
 
@@ -102,23 +103,22 @@ def markdown(title: str, records: list[Record], facts: dict[str, Any]) -> str:
         for measure, label in MODEL_ONLY.items()
     ]
     parts += ["\n## The distribution\n", _table(["measure", *(f"{c} pokes" for c in counts)], rows)]
-    families = sorted({record["family"] for record in records})
+    if 1 in counts:
+        parts += ["\n## By family, one poke\n", _family_table(records)]
+    return "\n".join(parts) + "\n"
+
+
+def _family_table(records: list[Record]) -> str:
+    """The model beside the best baseline of each family, all with one poke."""
     rows = []
-    for family in families:
+    for family in sorted({record["family"] for record in records}):
         own = summarise([r for r in records if r["family"] == family and r["pokes"] == 1])
-        best = min(
-            (
-                own[1, m, "epe_moving_px"]
-                for m in methods
-                if m != MODEL and (1, m, "nll") not in own
-            ),
-            default=None,
-        )
+        baselines = {method for _, method, _ in own} - {MODEL}
+        best = min((own[1, method, "epe_moving_px"] for method in baselines), default=None)
         cells = [own.get((1, MODEL, m)) for m in ("epe_moving_px", "epe_all_px", "iou_kl")]
         rows.append([family, *map(_cell, cells), _cell(best)])
     header = ["family", "EPE moving, px", "EPE all, px", "IoU by KL", "best baseline, EPE moving"]
-    parts += ["\n## By family, one poke\n", _table(header, rows)]
-    return "\n".join(parts) + "\n"
+    return _table(header, rows)
 
 
 def plot(records: list[Record], path: Path) -> None:
@@ -161,7 +161,13 @@ def plot(records: list[Record], path: Path) -> None:
 
 
 def save(out: Path, title: str, records: list[Record], facts: dict[str, Any]) -> str:
-    """Write report.md, report.json and report.png into folder `out`; returns the Markdown."""
+    """Write report.md, report.json and report.png into folder `out`; returns the Markdown.
+
+    Measures that are not defined, NaN in the records, are null in the JSON.
+    Raises InvalidInputError when there is no record.
+    """
+    if not records:
+        raise InvalidInputError("nothing was measured: in none of the samples does anything move")
     out.mkdir(parents=True, exist_ok=True)
     text = markdown(title, records, facts)
     (out / "report.md").write_text(text)
@@ -170,7 +176,11 @@ def save(out: Path, title: str, records: list[Record], facts: dict[str, Any]) ->
          "mean": mean, "lower": lower, "upper": upper}
         for (pokes, method, measure), (mean, lower, upper) in summarise(records).items()
     ]  # fmt: skip
-    document = {"facts": facts, "summary": summary, "records": records}
+    defined = [
+        {name: None if value != value else value for name, value in record.items()}
+        for record in records
+    ]
+    document = {"facts": facts, "summary": summary, "records": defined}
     (out / "report.json").write_text(json.dumps(document, default=str, indent=1))
     plot(records, out / "report.png")
     return text

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.mixture import GaussianMixture
+from fpt_ros.core.parts import DEFAULT_THRESHOLD_NATS
 from fpt_ros.core.predictor import MotionPredictor
 from fpt_ros.data.samples import cell_centres
 from fpt_ros.evaluate import baselines, metrics
@@ -38,12 +40,19 @@ class EvaluationSettings:
 
     poke_counts: tuple[int, ...] = (0, 1, 2, 5, 10, 100)
     # Threshold of the moving-part score, in nats; also tried halved and doubled.
-    threshold_nats: float = 0.5
+    threshold_nats: float = DEFAULT_THRESHOLD_NATS
     # Joint samples are drawn for this many scenes at one poke, on this many points.
     joint_scenes: int = 40
     joint_samples: int = 8
     joint_points: int = 48
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Validate; raises InvalidInputError."""
+        if not self.poke_counts or min(self.poke_counts) < 0:
+            raise InvalidInputError(
+                f"poke_counts must be one or more numbers from 0 on, got {self.poke_counts}"
+            )
 
 
 def choose_pokes(flow: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:

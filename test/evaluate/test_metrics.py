@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from fpt_ros.core.mixture import GaussianMixture
 
+from fpt_ros.core.mixture import GaussianMixture
 from fpt_ros.evaluate import metrics
 
 

@@ -1,0 +1,111 @@
+"""Records and report of a predictor that knows the truth, and of samples that test its limits."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from fpt_ros.core.errors import InvalidInputError
+from fpt_ros.core.mixture import GaussianMixture
+from fpt_ros.core.parts import DEFAULT_THRESHOLD_NATS
+from fpt_ros.evaluate import report
+from fpt_ros.evaluate.runner import MODEL, EvaluationSettings, TestSample, choose_pokes, evaluate
+
+GRID, SIDE_PX = 8, 64
+STD_PX = 0.02 * SIDE_PX
+
+
+class Oracle:
+    """Expects rest, and after any poke what will happen, each with the same deviation."""
+
+    def __init__(self, flow):
+        self.truth_px = torch.from_numpy(flow.reshape(-1, 2)).double() * SIDE_PX
+
+    def set_image(self, rgb):
+        assert rgb.shape == (SIDE_PX, SIDE_PX, 3)
+
+    def predict(self, pokes, queries, camera_static):
+        means = self.truth_px * bool(len(pokes))
+        mixture = GaussianMixture(
+            torch.zeros(len(queries), 1, dtype=torch.float64),
+            means[:, None],
+            (STD_PX * torch.eye(2, dtype=torch.float64)).expand(len(queries), 1, 2, 2),
+        )
+        return SimpleNamespace(mixture=mixture)
+
+    def sample_jointly(self, pokes, queries, n_samples, generator, camera_static):
+        start = queries / SIDE_PX * GRID
+        cells = start[:, 1].astype(int) * GRID + start[:, 0].astype(int)
+        return np.repeat(self.truth_px.numpy()[None, cells], n_samples, axis=0)
+
+
+def sample(key="a", family="door", camera_static=True, moves=True):
+    flow = np.zeros((GRID, GRID, 2), np.float32)
+    if moves:
+        flow[2:5, 3:6] = (0.1, -0.05)
+        flow[2, 3] = (0.2, 0.0)
+    image = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)
+    return TestSample(key, family, f"{family}-{key}", image, flow, camera_static)
+
+
+def records_of(*samples, poke_counts=(0, 1, 5)):
+    settings = EvaluationSettings(poke_counts=poke_counts)
+    return list(evaluate(Oracle(samples[0].flow), samples, settings))
+
+
+def test_who_knows_the_truth_is_measured_so():
+    records = {(r["pokes"], r["method"]): r for r in records_of(sample())}
+    before, after = records[0, MODEL], records[1, MODEL]
+    step_px = 448 * (8 * np.hypot(0.1, 0.05) + 0.2) / 9
+    assert before["epe_moving_px"] == pytest.approx(step_px, rel=1e-5)
+    assert before["epe_all_px"] == pytest.approx(step_px * 9 / 64, rel=1e-5)
+    assert (before["iou_kl"], before["iou_flow"]) == (0.0, 0.0)
+    assert after["epe_all_px"] == pytest.approx(0, abs=1e-4)
+    assert (after["iou_kl"], after["iou_flow"], after["pck_2px"]) == (1.0, 1.0, 1.0)
+    assert after["nll"] == pytest.approx(np.log(2 * np.pi * 0.02**2), rel=1e-6)
+    assert after["joint_best_epe_px"] == pytest.approx(0, abs=1e-4)
+    assert records[5, "no motion"]["epe_moving_px"] == pytest.approx(step_px, rel=1e-5)
+
+
+def test_the_first_poke_is_the_longest_motion_and_none_comes_twice():
+    flow = sample().flow.reshape(-1, 2)
+    order = choose_pokes(flow, 64, np.random.default_rng(0))
+    assert order[0] == 2 * GRID + 3
+    assert sorted(order) == list(range(64))
+
+
+def test_parts_are_not_scored_under_a_moving_camera_nor_stills_at_all():
+    records = records_of(sample(camera_static=False), sample("b", moves=False))
+    assert {r["key"] for r in records} == {"a"}
+    assert all(np.isnan(r["iou_flow"]) for r in records)
+
+
+def test_the_default_threshold_is_that_of_the_predictor():
+    assert EvaluationSettings().threshold_nats == DEFAULT_THRESHOLD_NATS
+
+
+@pytest.mark.parametrize("poke_counts", [(0, 1, 5), (0, 2)])
+def test_a_report_for_any_poke_counts(tmp_path, poke_counts):
+    samples = [sample(), sample("b"), sample("c", "drawer", camera_static=False)]
+    records = records_of(*samples, poke_counts=poke_counts)
+    text = report.save(tmp_path, "Title", records, {"checkpoint": "oracle"})
+    assert "* checkpoint: oracle" in text
+    assert ("## By family" in text) == (1 in poke_counts)
+    if 1 in poke_counts:
+        door = next(line for line in text.splitlines() if line.startswith("| door |"))
+        cells = door.split("|")
+        assert cells[2].startswith(" 0.000")
+        assert float(cells[5].split("[")[0]) > 1  # the best baseline is not the model
+    document = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
+    assert len(document["records"]) == len(records)
+    assert (tmp_path / "report.png").stat().st_size > 1000
+
+
+def test_nothing_to_measure_is_said():
+    with pytest.raises(InvalidInputError, match="nothing was measured"):
+        report.save("unused", "Title", [], {})
+    for counts in ((), (1, -1)):
+        with pytest.raises(InvalidInputError, match="poke_counts"):
+            EvaluationSettings(poke_counts=counts)
