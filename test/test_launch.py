@@ -172,7 +172,7 @@ def test_a_launched_node_becomes_active_and_ends_cleanly(tmp_path):
     deadline_s = time.monotonic() + 120
     while "active" not in state.split() and time.monotonic() < deadline_s:
         asked = subprocess.run(
-            ["ros2", "lifecycle", "get", "--spin-time", "2", "/robot/predictor"],
+            ["ros2", "lifecycle", "get", "--no-daemon", "--spin-time", "3", "/robot/predictor"],
             env=isolated(),
             capture_output=True,
             text=True,
