@@ -21,6 +21,14 @@ COMMANDS = {
     "evaluate": "measure a model and the baselines",
 }
 
+# What to install for modules that are named otherwise; "" where a package alone is no remedy.
+_PACKAGES = {
+    "cv2": "opencv-python-headless",
+    "skimage": "scikit-image",
+    "rclpy": "",
+    "fpt_ros": "",  # its messages have not been built
+}
+
 _USAGE = """\
 usage: fpt COMMAND ...
 
@@ -56,11 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fpt {name}: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        print(
-            f"fpt {name}: the Python module {error.name!r} is missing; install it for this Python: "
-            f"{sys.executable} -m pip install {error.name}",
-            file=sys.stderr,
-        )
+        module = str(error.name).partition(".")[0]
+        package = _PACKAGES.get(module, module)
+        remedy = f"{sys.executable} -m pip install {package}" if package else "see `fpt doctor`"
+        print(f"fpt {name}: the Python module {error.name} is missing: {remedy}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

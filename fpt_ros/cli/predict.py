@@ -27,7 +27,7 @@ def predict(
     out: Path = Path("prediction.png"),
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
     grid: int = 32,
-    threshold: float | None = None,
+    threshold_nats: float | None = None,
     moving_camera: bool = False,
     device: str = "cpu",
 ) -> None:
@@ -50,7 +50,7 @@ def predict(
         out: picture to write
         json_file: numbers to write
         grid: points per side at which the maps are computed
-        threshold: influence in nats from which a point counts as part of what moves; default: 1
+        threshold_nats: influence from which a point counts as part of what moves; default: 1
         moving_camera: the camera moves meanwhile
         device: torch device
     """
@@ -67,7 +67,7 @@ def predict(
         raise InvalidInputError(f"cannot write {out}: give a file name that ends in .png or .jpg")
     rgb = _read(image)
     path = checkpoint or default_checkpoint()
-    threshold_nats = DEFAULT_THRESHOLD_NATS if threshold is None else threshold
+    threshold_nats = DEFAULT_THRESHOLD_NATS if threshold_nats is None else threshold_nats
 
     predictor = MotionPredictor.from_checkpoint(path, device)
     started = time.perf_counter()

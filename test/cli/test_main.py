@@ -46,6 +46,8 @@ def test_every_command_explains_itself(capsys, name):
         (InvalidInputError("pokes[1] is not finite"), "fpt doctor: pokes[1] is not finite"),
         (FileNotFoundError(2, "No such file", "a.png"), "fpt doctor: [Errno 2] No such file"),
         (ModuleNotFoundError("x", name="mujoco"), "pip install mujoco"),
+        (ModuleNotFoundError("x", name="cv2"), "pip install opencv-python-headless"),
+        (ModuleNotFoundError("x", name="rclpy.node"), "rclpy.node is missing: see `fpt doctor`"),
     ],
 )
 def test_errors_are_one_line(capsys, monkeypatch, error, line):
