@@ -1,5 +1,7 @@
 """Takes questions from topics and the service to the worker, and the answers back."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -1,5 +1,8 @@
 """The subscription to the camera, and words for why it may be silent."""
 
+from __future__ import annotations
+
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -32,26 +35,41 @@ class ImageInput:
         topic = node.resolve_topic_name("image")
         self._topic = f"{topic}/compressed" if transport == "compressed" else topic
         self._qos = QoSProfile(depth=1, reliability=_RELIABILITY[qos])
+        self._received = 0
+        self._before = 0, 0  # received and lost at the last complaints
         self._latest_s = time.monotonic()
+        self._logged_s = -math.inf
         self._subscription = self._subscribed()
 
     def close(self) -> None:
         """Unsubscribe."""
         self._node.destroy_subscription(self._subscription)
 
-    def silence(self) -> str | None:
-        """Explain why there are no images, if there have been none for a while; log it too."""
-        if time.monotonic() - self._latest_s < SILENCE_S:
-            return None
-        text = f"no image for {SILENCE_S:g} s on {self._topic}"
-        present = ", ".join(self._image_topics()) or "none"
-        self._node.get_logger().warning(
-            f"{text} ({self._kind.__name__}, {_described(self._qos)}). Image topics now: {present}."
-            " Remap with: --ros-args -r image:=<topic>; see the parameters image_transport and"
-            " image_qos",
-            throttle_duration_sec=_REPEAT_S,
-        )
-        return text
+    def complaints(self) -> list[str]:
+        """Say what is wrong with the stream since the last call, in the log too."""
+        received, lost = self._received - self._before[0], self.lost - self._before[1]
+        self._before = self._received, self.lost
+        found = []
+        if lost > received:
+            found.append(f"{lost} of {lost + received} images were lost on the way to the node")
+            self._log(
+                f"{found[0]}. Give camera and node the Fast DDS profile config/fastdds.xml (see the"
+                " README), or make both reliable (parameter image_qos)"
+            )
+        if time.monotonic() - self._latest_s > SILENCE_S:
+            found.append(f"no image for {SILENCE_S:g} s on {self._topic}")
+            present = ", ".join(self._image_topics()) or "none"
+            self._log(
+                f"{found[-1]} ({self._kind.__name__}, {_described(self._qos)}). Image topics now: "
+                f"{present}. Remap with: --ros-args -r image:=<topic>; see the parameters"
+                " image_transport and image_qos"
+            )
+        return found
+
+    def _log(self, text: str) -> None:
+        if time.monotonic() - self._logged_s > _REPEAT_S:
+            self._logged_s = time.monotonic()
+            self._node.get_logger().warning(text)
 
     def _subscribed(self) -> Any:
         def subscribe(events: SubscriptionEventCallbacks) -> Any:
@@ -69,6 +87,7 @@ class ImageInput:
             return subscribe(SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible))
 
     def _take(self, message: Any) -> None:
+        self._received += 1
         self._latest_s = time.monotonic()
         self._callback(message)
 

@@ -1,5 +1,7 @@
 """Loads models: the configured one, and others at run time through a service."""
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Callable
 from concurrent import futures
@@ -109,7 +111,7 @@ class Models:
         self._announce(pipeline)
         return ""
 
-    def _load(self, name: str, outcome: "Future[Callable[[], PredictorPipeline]]") -> None:
+    def _load(self, name: str, outcome: Future[Callable[[], PredictorPipeline]]) -> None:
         """Read the file away from the worker, so that images go on being answered meanwhile."""
         installed: futures.Future[PredictorPipeline] = futures.Future()
         try:

@@ -7,6 +7,8 @@ does, and `pipeline` what it does. `fpt_ros.params` has the parameters.
     python -m fpt_ros.nodes.predictor_node --ros-args -p checkpoint:=model.safetensors
 """
 
+from __future__ import annotations
+
 import math
 import os
 import signal
@@ -133,6 +135,14 @@ class PredictorNode(LifecycleNode):
         self._stop()
         self._worker.close(_CLOSE_S)
 
+    def destroy_node(self) -> None:
+        """Destroy the node with its state machine, which rclpy forgets.
+
+        It would keep the DDS participant, and its shared memory, beyond the end of the process.
+        """
+        super().destroy_node()
+        self._state_machine.destroy_when_not_in_use()
+
     def _stop(self) -> None:
         if self._image is not None and self._geometry is not None:
             self._image.close()
@@ -210,9 +220,7 @@ class PredictorNode(LifecycleNode):
         self._diagnostics.publish(message)
 
     def _condition(self) -> Condition:
-        warnings = []
-        if self._image is not None and (silence := self._image.silence()):
-            warnings.append(silence)
+        warnings = self._image.complaints() if self._image else []
         if self.get_parameter("use_sim_time").value and not self._now_ns():
             warnings.append("use_sim_time is set, but nothing arrives on /clock")
         info = self._models.info
