@@ -194,16 +194,19 @@ def _per_channel(values: tuple[float, float, float], image: Tensor) -> Tensor:
 
 
 class _ConvNorm(nn.Module):
-    """3x3 convolution, layer norm over the channels, ReLU; [B, C, H, W] in channels-last memory."""
+    """3x3 convolution, instance norm, ReLU; [B, C, H, W] in channels-last memory.
+
+    Each channel keeps unit variance over the image. A norm over the channels instead lets all
+    positions drift to one constant vector early in training, and the image is never looked at.
+    """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
-        self.norm = nn.LayerNorm(channels_out)
+        self.norm = nn.InstanceNorm2d(channels_out, affine=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.conv(x).permute(0, 2, 3, 1))
-        return F.relu(x).permute(0, 3, 1, 2)
+        return F.relu(self.norm(self.conv(x)))
 
 
 class _Merge(nn.Module):
