@@ -145,9 +145,9 @@ def _gpu() -> Finding:
     if find_spec("torch") is None:
         return Finding("CUDA GPU", "missing", "cannot be asked without PyTorch")
     works, detail = _probe(
-        "import torch\nprint(torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
+        "import torch\nprint(torch.cuda.get_device_name() if torch.cuda.is_available() else 'none')"
     )
-    if works and detail and not detail.startswith("exit code"):
+    if works and detail != "none":
         return Finding("CUDA GPU", "ok", detail)
     if shutil.which("nvidia-smi"):
         return Finding(
@@ -257,6 +257,20 @@ def _bags() -> Finding:
         return Finding(name, "missing", "no `fpt play`, no `fpt record`", _pip("rosbags"))
 
 
+def _training() -> Finding:
+    packages = {
+        "matplotlib": "matplotlib",
+        "scipy": "scipy",
+        "skimage": "scikit-image",
+        "tensorboard": "tensorboard",
+    }
+    missing = [package for module, package in packages.items() if find_spec(module) is None]
+    if missing:
+        detail = f"no `fpt train`, no `fpt evaluate` without {', '.join(missing)}"
+        return Finding("training", "missing", detail, _pip(*missing))
+    return Finding("training", "ok", f"{', '.join(packages.values())} are there")
+
+
 def _weights() -> Finding:
     from fpt_ros.core.errors import FptError
     from fpt_ros.weights import default_checkpoint
@@ -325,4 +339,5 @@ _CHECKS: tuple[Callable[[], Finding], ...] = (
     _bags,
     _module("video", "av", _pip("av")),
     _renderer,
+    _training,
 )

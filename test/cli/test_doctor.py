@@ -62,6 +62,17 @@ def test_missing_weights_and_profile_come_with_a_remedy(monkeypatch):
     assert doctor._fast_dds_profile().state == "ok"
 
 
+def test_what_training_lacks_is_named(monkeypatch):
+    monkeypatch.setattr(doctor, "find_spec", lambda module: object())
+    assert doctor._training().state == "ok"
+    monkeypatch.setattr(
+        doctor, "find_spec", lambda module: None if module in ("skimage", "scipy") else object()
+    )
+    lacking = doctor._training()
+    assert lacking.state == "missing"
+    assert lacking.remedy.endswith("-m pip install scipy scikit-image")
+
+
 def test_little_shared_memory_is_found(monkeypatch):
     monkeypatch.setattr(doctor, "_ENOUGH_SHARED_MEMORY", 1 << 60)
     assert doctor._shared_memory().state == "broken"
