@@ -1,4 +1,8 @@
-"""The centre crop between source pixels and the model's unit square; nothing else knows it."""
+"""The centre crop between source pixels and the model's unit square.
+
+Nothing else converts coordinates. (The encoders crop and resize too, for training images and for
+callers of the bare network; what comes from here already has their size, and they leave it alone.)
+"""
 
 from __future__ import annotations
 
