@@ -9,7 +9,8 @@ import torch
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.geometry import CropTransform
 from fpt_ros.core.mixture import GaussianMixture
-from fpt_ros.core.parts import influence, moving_part_mask
+from fpt_ros.core.parts import DEFAULT_THRESHOLD_NATS, influence, moving_part_mask
+from fpt_ros.params import Settings
 
 
 def gaussians(means, deviation=1.0):
@@ -80,3 +81,7 @@ def test_unknown_scores_and_the_outside_are_not_moving():
 def test_thresholds_must_not_be_negative(threshold):
     with pytest.raises(InvalidInputError, match="threshold_nats"):
         moving_part_mask(np.zeros((4, 4)), CropTransform(60, 40, 32), threshold)
+
+
+def test_the_node_has_the_same_default_threshold():
+    assert Settings().moving_part_threshold_nats == DEFAULT_THRESHOLD_NATS
