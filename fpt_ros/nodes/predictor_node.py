@@ -144,12 +144,14 @@ class PredictorNode(LifecycleNode):
         self._state_machine.destroy_when_not_in_use()
 
     def _stop(self) -> None:
-        if self._image is not None and self._geometry is not None:
+        self._desk.close()
+        if self._image is not None:
             self._image.close()
+        if self._geometry is not None:
             self._geometry.close()
-            self._desk.close()
+        if self._deadlines is not None:
             self.destroy_timer(self._deadlines)
-            self._image = self._geometry = None
+        self._image = self._geometry = self._deadlines = None
         self._worker.pause()
         self._outbox.flush()
 
@@ -252,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    node.autostart()
+    executor.create_task(node.autostart)
     while rclpy.ok():
         _spin(executor, node)
     executor.shutdown()

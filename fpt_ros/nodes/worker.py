@@ -213,7 +213,8 @@ class Worker:
             try:
                 job()
             except Exception:  # a defect, but the thread must outlive it
-                _logger.exception("the worker lives on after an unexpected error")
+                if not self._closing:  # at the end, what it needs may be gone
+                    _logger.exception("the worker lives on after an unexpected error")
 
     def _next_job(self) -> Callable[[], None] | None:
         if self._closing:

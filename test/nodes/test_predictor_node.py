@@ -22,6 +22,7 @@ from rclpy.exceptions import InvalidParameterValueException
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 
@@ -586,6 +587,21 @@ def test_incompatible_qos_is_named(make_bench):
 def test_a_missing_clock_is_told(make_bench):
     status = make_bench(use_sim_time=True).status()
     assert "nothing arrives on /clock" in status.message
+
+
+def test_ages_are_measured_on_the_clock_of_a_simulation(make_bench):
+    bench = make_bench(use_sim_time=True)
+    clock = bench.tester.create_publisher(Clock, "/clock", 10)
+    bench.until(clock.get_subscription_count)
+
+    def at(now_s, stamp_s):
+        clock.publish(Clock(clock=Time(sec=now_s)))
+        bench.until(lambda: bench.node.get_clock().now().nanoseconds == now_s * 10**9)
+        return bench.answer_about(bench.send_image(header=Header(stamp=Time(sec=stamp_s)))).status
+
+    assert at(now_s=100, stamp_s=99) == OK
+    assert at(now_s=200, stamp_s=101) == MotionDistribution.STALE_IMAGE
+    assert at(now_s=50, stamp_s=49) == OK  # the recording starts again
 
 
 def test_diagnostics_count(make_bench):

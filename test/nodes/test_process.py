@@ -44,6 +44,21 @@ sys.exit(predictor_node.main())
 ]
 
 
+# Its model never finishes loading.
+LOADING_NODE = [
+    "-c",
+    """
+import pathlib, sys, time
+from fpt_ros.nodes import models, predictor_node
+def load(path):
+    pathlib.Path(sys.argv[1]).touch()
+    time.sleep(1000)
+models.load_checkpoint = load
+sys.exit(predictor_node.main())
+""",
+]
+
+
 class Process:
     """A running node, and a tester in this process."""
 
@@ -149,6 +164,15 @@ def test_a_signal_during_inference_ends_the_process(start, models, picture, tmp_
     assert "Traceback" not in output
     assert "terminate called" not in output
     assert not [segment for segment in segments if segment.exists()]
+
+
+def test_a_signal_during_loading_ends_the_process(start, tmp_path):
+    marker = tmp_path / "loading"
+    node = start([*LOADING_NODE, str(marker)], checkpoint="any")
+    node.until(marker.exists)
+    code, output = node.end(signal.SIGINT)
+    assert code == 0
+    assert "Traceback" not in output
 
 
 def test_bursts_are_answered_and_models_change_under_load(start, models, picture):
