@@ -98,8 +98,8 @@ class CropTransform:
 
     def grid(self, n: int) -> np.ndarray:
         """Centres of n x n cells of the crop in source pixels, float32 [n * n, 2], row-major."""
-        if n < 1:
-            raise InvalidInputError(f"a grid needs at least 1 cell per side, got {n}")
+        if not isinstance(n, int | np.integer) or n < 1:
+            raise InvalidInputError(f"a grid needs an integer of at least 1 per side, got {n!r}")
         ticks = (np.arange(n) + 0.5) / n
         unit = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
         return self.to_source(unit).astype(np.float32)

@@ -267,8 +267,8 @@ class MotionPredictor:
         frame = self._or_current(frame)
         poke_set = checked_pokes(pokes, frame.transform)
         points = checked_points(queries)
-        if n_samples < 1:
-            raise InvalidInputError(f"n_samples must be at least 1, got {n_samples}")
+        if not isinstance(n_samples, int | np.integer) or n_samples < 1:
+            raise InvalidInputError(f"n_samples must be an integer from 1 on, got {n_samples!r}")
         seen = frame.transform.contains(points)
         unit = self._tensor(frame.transform.to_unit(points[seen]))
         poke_xy, poke_flow = self._poke_batch(frame, [poke_set])[:2]

@@ -163,8 +163,9 @@ def test_grid_is_row_major_at_cell_centres():
     grid = CropTransform(640, 480, 224).grid(2)
     assert grid.dtype == np.float32
     assert grid.tolist() == [[200, 120], [440, 120], [200, 360], [440, 360]]
-    with pytest.raises(InvalidInputError, match="at least 1"):
-        CropTransform(640, 480, 224).grid(0)
+    for n in (0, 2.5, "2"):
+        with pytest.raises(InvalidInputError, match="at least 1"):
+            CropTransform(640, 480, 224).grid(n)
 
 
 @settings(max_examples=40, deadline=None)

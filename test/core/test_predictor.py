@@ -466,8 +466,9 @@ def test_bad_queries_are_named(predictor, queries, message):
 def test_other_bad_arguments(predictor):
     with pytest.raises(InvalidInputError, match="candidates must hold at least one"):
         predictor.predict_candidates([], QUERIES)
-    with pytest.raises(InvalidInputError, match="n_samples must be at least 1, got 0"):
-        predictor.sample_jointly(POKES, QUERIES, 0)
+    for n_samples in (0, 1.5):
+        with pytest.raises(InvalidInputError, match="n_samples must be an integer from 1 on"):
+            predictor.sample_jointly(POKES, QUERIES, n_samples)
     with pytest.raises(InvalidInputError, match="grid"):
         predictor.predict_grid(POKES, 0)
     with pytest.raises(InvalidInputError, match="threshold"):
