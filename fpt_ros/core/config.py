@@ -13,6 +13,8 @@ from .errors import InvalidInputError
 # file can make us build. Every preset is far below.
 _MAX_SIZE = 16384
 _MAX_DEPTH = 256
+_MAX_TOKENS = 128**2
+_MAX_ACTIVATION = 2**27  # numbers in one map of the encoder
 
 # The smallest deviation along a Cholesky axis that the published head can express, in its units.
 MIN_HEAD_STD = 1e-4
@@ -26,6 +28,20 @@ def _check_sizes(config: object, **limits: int) -> None:
             raise InvalidInputError(
                 f"{type(config).__name__}.{name} must be an integer in [1, {limit}], got {value!r}"
             )
+
+
+def _check_memory(input_px: int, channels_at_stride: dict[int, int]) -> None:
+    """Raise InvalidInputError if one image would take an absurd amount of memory."""
+    for stride, channels in channels_at_stride.items():
+        cells = (input_px // stride) ** 2
+        if cells * channels > _MAX_ACTIVATION:
+            raise InvalidInputError(
+                f"input_px {input_px} with {channels} channels at stride {stride} is too large: "
+                f"{cells * channels} numbers in a map, at most {_MAX_ACTIVATION}"
+            )
+    tokens = (input_px // max(channels_at_stride)) ** 2
+    if tokens > _MAX_TOKENS:
+        raise InvalidInputError(f"input_px {input_px} makes {tokens} tokens, at most {_MAX_TOKENS}")
 
 
 def _check_positive(config: object, *names: str) -> None:
@@ -77,6 +93,7 @@ class DinoEncoderConfig:
             )
         if self.width % self.heads:
             raise InvalidInputError(f"width {self.width} must be a multiple of heads {self.heads}")
+        _check_memory(self.input_px, {1: 3, self.patch_px: self.width})
 
 
 @dataclass(frozen=True)
@@ -109,6 +126,8 @@ class PyramidEncoderConfig:
             raise InvalidInputError(f"input_px {self.input_px} must be a multiple of 16")
         if self.width % self.heads:
             raise InvalidInputError(f"width {self.width} must be a multiple of heads {self.heads}")
+        channels = {2: self.width_at_2, 4: self.width_at_4, 8: self.width_at_8, 16: self.width}
+        _check_memory(self.input_px, channels)
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,8 @@ def test_any_config_survives_json(heads, d_head, depth, scale, relative):
         (lambda: HeadConfig(flow_scale=float("nan")), "flow_scale must be finite"),
         (lambda: HeadConfig(flow_scale="1"), "flow_scale must be a number"),
         (lambda: HeadConfig(min_std=1e-6), "min_std"),
+        (lambda: DinoEncoderConfig(input_px=1400, patch_px=1, width=1, heads=1), "tokens"),
+        (lambda: PyramidEncoderConfig(input_px=4096, width_at_2=16384), "stride 2 is too large"),
     ],
 )
 def test_impossible_shapes_are_refused(build, message):
