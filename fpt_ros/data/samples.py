@@ -19,7 +19,6 @@ import zipfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -91,10 +90,9 @@ class ShardIndex:
         shards = sorted(folder.glob(f"{split}-*.tar"))
         for shard in shards:
             n_samples = 0
-            for outcome, meta in _scan_shard(shard, skipped):
-                view_id = (str(meta["family"]), int(meta["scene_seed"]), int(meta["view"]))
+            for outcome, view_id, horizon_s in _scan_shard(shard, skipped):
                 views.setdefault(view_id, []).append(outcome)
-                horizons[float(meta["horizon_s"][-1])] += 1
+                horizons[horizon_s] += 1
                 n_samples += 1
             if n_samples == 0:
                 skipped["shard without samples"] += 1
@@ -131,7 +129,10 @@ def describe(skipped: Counter[str]) -> str:
     return ", ".join(f"{n} x {reason}" for reason, n in skipped.most_common())
 
 
-def _scan_shard(shard: Path, skipped: Counter[str]) -> list[tuple[Outcome, dict[str, Any]]]:
+def _scan_shard(
+    shard: Path, skipped: Counter[str]
+) -> list[tuple[Outcome, tuple[str, int, int], float]]:
+    """Every complete sample of a shard, with its view (family, scene seed, view) and horizon."""
     spans: dict[str, dict[str, tuple[int, int]]] = {}
     size = shard.stat().st_size
     try:
@@ -156,13 +157,13 @@ def _scan_shard(shard: Path, skipped: Counter[str]) -> list[tuple[Outcome, dict[
             try:
                 meta = json.loads(os.pread(file.fileno(), length, offset))
                 static = bool(meta["camera_static"])
-                for name in ("family", "scene_seed", "view", "horizon_s"):
-                    meta[name]
-            except (ValueError, KeyError, TypeError) as error:
+                view_id = (str(meta["family"]), int(meta["scene_seed"]), int(meta["view"]))
+                horizon_s = float(meta["horizon_s"][-1])
+            except (ValueError, KeyError, TypeError, IndexError) as error:
                 skipped["foreign or damaged json"] += 1
                 log.debug("%s:%s.json: %r", shard, key, error)
                 continue
-            found.append((Outcome(shard, key, members, static), meta))
+            found.append((Outcome(shard, key, members, static), view_id, horizon_s))
     return found
 
 
@@ -174,7 +175,8 @@ class ShardReader:
 
     def image(self, outcome: Outcome) -> np.ndarray:
         """The first image, uint8 [S, S, 3] RGB. Raises BadSampleError."""
-        bgr = cv2.imdecode(np.frombuffer(self._read(outcome, "jpg"), np.uint8), cv2.IMREAD_COLOR)
+        data = np.frombuffer(self._read(outcome, "jpg"), np.uint8)
+        bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
         if bgr is None or bgr.shape[0] != bgr.shape[1]:
             raise BadSampleError(f"{outcome.shard}:{outcome.key}.jpg: not a square image")
         return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)

@@ -52,14 +52,16 @@ def test_foreign_files_are_counted(toy, tmp_path):
     rng = np.random.default_rng(0)
     good = toy.members(rng, 0, 0)
     foreign = {**toy.members(rng, 1, 0), "json": b'{"caption": "a cat"}'}
+    typed = {**toy.members(rng, 2, 0, horizon_s=[]), "jpg": b""}
     incomplete = {name: good[name] for name in ("jpg", "json")}
     toy.write_shard(
-        tmp_path / "train-00000.tar", {"good": good, "foreign": foreign, "half": incomplete}
+        tmp_path / "train-00000.tar",
+        {"good": good, "foreign": foreign, "typed": typed, "half": incomplete},
     )
     (tmp_path / "train-00001.tar").write_bytes(b"this is no tar" * 100)
     index = ShardIndex.scan(tmp_path, "train")
     assert len(index.views) == 1
-    assert index.skipped["foreign or damaged json"] == 1
+    assert index.skipped["foreign or damaged json"] == 2
     assert index.skipped["incomplete sample"] == 1
     assert index.skipped["shard without samples"] == 1
 
@@ -94,9 +96,10 @@ def test_unusable_motion_is_named(toy, tmp_path, flow, reason):
         ShardReader().motion(view.outcomes[0], 0.005)
 
 
-def test_damaged_members_are_named(toy, tmp_path):
+@pytest.mark.parametrize("jpg", [b"no picture", b""])
+def test_damaged_members_are_named(toy, tmp_path, jpg):
     files = toy.members(np.random.default_rng(0), 0, 0)
-    damaged = {**files, "npz": files["npz"][:100], "jpg": b"no picture"}
+    damaged = {**files, "npz": files["npz"][:100], "jpg": jpg}
     toy.write_shard(tmp_path / "train-00000.tar", {"odd": damaged})
     (view,) = ShardIndex.scan(tmp_path, "train").views
     with pytest.raises(BadSampleError, match="unreadable"):
