@@ -32,6 +32,7 @@ from fpt_ros.weights import default_checkpoint
 
 BAG = Path(__file__).parent / "bag"
 LOAD_TIMEOUT_S = 120.0
+PLAY_TIMEOUT_S = 60.0  # longer than the recording lasts
 ANSWER_TIMEOUT_S = 20.0  # after the last image
 LAST_DIAGNOSTICS_S = 1.5  # they come once a second
 
@@ -63,7 +64,7 @@ def main() -> int:
             images = next(t.message_count for t in bag.topics if t.name == IMAGE)
             duration_s = bag.duration_s
         script = [question for question in SCRIPT if question.at_s < duration_s]
-        play(arguments.bag, checkpoint, output, script, images, console)
+        play(arguments.bag, duration_s, checkpoint, output, script, images, console)
         show(output, script, images, console)
     except KeyboardInterrupt:
         console.print("[yellow]stopped[/]; all processes have ended")
@@ -96,6 +97,7 @@ def isolated_environment() -> dict[str, str]:
 
 def play(
     bag: Path,
+    duration_s: float,
     checkpoint: Path,
     output: Path,
     script: Sequence[Question],
@@ -141,6 +143,7 @@ def play(
         progress.update(task, description="playing the recording")
         with Process("player", player, output / "player.log", environment) as player_process:
             played_s = None
+            deadline_s = time.monotonic() + duration_s + PLAY_TIMEOUT_S
             while True:
                 node_process.must_run()
                 rclpy.spin_once(node, timeout_sec=0.1)
@@ -148,6 +151,8 @@ def play(
                     task, completed=asker.images, note=f"{asker.motions} images answered"
                 )
                 if not player_process.has_finished():
+                    if time.monotonic() > deadline_s:
+                        raise DemoFailed(f"the player does not end; see {output}/player.log")
                     continue
                 played_s = played_s or time.monotonic()
                 rest_s = time.monotonic() - played_s

@@ -46,14 +46,14 @@ def save_video(path: Path, recording: Recording, script: Sequence[Question]) -> 
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.time_base = milliseconds
         start_ns = shown[0].stamp_ns
-        last_ms = -1
-        for answer in (*shown, shown[-1]):
+        # A new plan is answered on an image that was answered already: its latest answer counts.
+        latest = {(answer.stamp_ns - start_ns) // 1_000_000: answer for answer in shown}
+        # The last frame once more, so that it is seen.
+        latest[max(latest) + round(LAST_FRAME_S * 1000)] = shown[-1]
+        for elapsed_ms, answer in sorted(latest.items()):
             picture = _even(_video_panels(recording, answer, plans[answer.message.id]))
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            elapsed_ms = (answer.stamp_ns - start_ns) // 1_000_000
-            if elapsed_ms <= last_ms:  # the last frame once more, so that it is seen
-                elapsed_ms = last_ms + round(LAST_FRAME_S * 1000)
-            frame.pts, frame.time_base, last_ms = elapsed_ms, milliseconds, elapsed_ms
+            frame.pts, frame.time_base = elapsed_ms, milliseconds
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return len(shown)

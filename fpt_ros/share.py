@@ -12,6 +12,8 @@ def shared_folder(name: str) -> Path | None:
     share/, so that no environment variable is needed. None where there is no such folder.
     """
     package = Path(__file__).absolute().parent
-    candidates = [package.parent / name]
+    candidates = []
+    if (package.parent / "package.xml").is_file():  # else a neighbour may bear the same name
+        candidates.append(package.parent / name)
     candidates += [parent / "share" / "fpt_ros" / name for parent in package.parents]
     return next((folder for folder in candidates if folder.is_dir()), None)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from ruamel.yaml import YAML
 
 from fpt_ros.core.checkpoint import save_checkpoint
 from fpt_ros.core.config import HeadConfig, ModelConfig, PyramidEncoderConfig, TransformerConfig
@@ -35,7 +35,7 @@ needs_launch = pytest.mark.skipif(
 
 def test_parameter_file_is_the_table_with_a_comment_on_every_value():
     text = (CONFIG / "predictor.yaml").read_text()
-    values = yaml.safe_load(text)["/**"]["ros__parameters"]
+    values = YAML(typ="safe").load(text)["/**"]["ros__parameters"]
     assert values == {name: row.default for name, row in TABLE.items()}
     assert {name: type(value) for name, value in values.items()} == {
         name: type(row.default) for name, row in TABLE.items()
@@ -65,9 +65,9 @@ def test_launch_arguments_are_those_of_the_documentation():
 
 
 def test_rviz_shows_topics_that_the_node_publishes():
-    displays = yaml.safe_load((CONFIG / "predictor.rviz").read_text())["Visualization Manager"][
-        "Displays"
-    ]
+    displays = YAML(typ="safe").load((CONFIG / "predictor.rviz").read_text())[
+        "Visualization Manager"
+    ]["Displays"]
     outputs = {
         pipeline.OVERLAY: "Image",
         pipeline.UNCERTAINTY: "Image",

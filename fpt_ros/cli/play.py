@@ -64,15 +64,15 @@ def play(
     console = Console(stderr=True, highlight=False)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ.update(profile_environment(os.environ))
-    with (
-        BagReader(bag) as reader,
-        rclpy.init(signal_handler_options=SignalHandlerOptions.NO),
-    ):
-        player = Player(rclpy.create_node("fpt_play"), reader, topics, remap, rate)
+    with BagReader(bag) as reader:
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         try:
+            player = Player(rclpy.create_node("fpt_play"), reader, topics, remap, rate)
             player.run(console, loop=loop, clock=clock, stamp=stamp, subscribers=subscribers)
         except KeyboardInterrupt:  # the way to end a loop
             console.print("stopped")
+        finally:
+            rclpy.try_shutdown()
 
 
 @dataclass

@@ -65,12 +65,13 @@ def record(
     for number in (signal.SIGINT, signal.SIGTERM):  # an exception could tear a message apart
         signal.signal(number, lambda *_: stop.set())
     os.environ.update(profile_environment(os.environ))
-    with (
-        rclpy.init(signal_handler_options=SignalHandlerOptions.NO),
-        BagWriter(output) as writer,
-    ):
-        recorder = Recorder(rclpy.create_node("fpt_record"), writer, topics)
-        recorder.run(console, stop, duration, None if max_size is None else max_size * 1e6)
+    with BagWriter(output) as writer:
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+        try:
+            recorder = Recorder(rclpy.create_node("fpt_record"), writer, topics)
+            recorder.run(console, stop, duration, None if max_size is None else max_size * 1e6)
+        finally:
+            rclpy.try_shutdown()
     for topic, count in recorder.counts.items():
         console.print(f"{count:8d}  {topic}")
     console.print(f"written: {output} ({writer.message_count} messages)")
