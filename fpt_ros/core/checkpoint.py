@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import pickletools
 import uuid
@@ -32,6 +31,7 @@ _ZIP_MAGIC = b"PK\x03\x04"
 _ALLOCATING = ("builtins bytearray", "__builtin__ bytearray")  # as pickletools spells a name
 _LISTED = 3  # names in an error message
 _MAX_METADATA = 1 << 20  # characters
+_MAX_HORIZON_S = 3600.0  # longer ones are mistakes, and overflow ROS durations in the end
 _PUBLISHED_LICENCE = "not stated in the file; the published FPT weights are CC BY-NC 4.0"
 
 
@@ -95,8 +95,8 @@ def save_checkpoint(
     cannot be written, InvalidInputError for a horizon that is negative or not finite.
     """
     path = Path(path)
-    if not (math.isfinite(horizon_s) and horizon_s >= 0):
-        raise InvalidInputError(f"horizon_s must be finite and not negative, got {horizon_s}")
+    if not 0 <= horizon_s <= _MAX_HORIZON_S:
+        raise InvalidInputError(f"horizon_s must be in [0, {_MAX_HORIZON_S:g}], got {horizon_s}")
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     _check_tensors(path, model.config, _announced(state))
     _check_finite(path, state)
@@ -167,7 +167,7 @@ def _described(path: Path, metadata: dict[str, str], config: ModelConfig | None)
         training = json.loads(metadata.get("training", "{}"))
     except (KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: bad metadata: {error!r}") from error
-    if not (math.isfinite(horizon_s) and horizon_s >= 0 and isinstance(training, dict)):
+    if not (0 <= horizon_s <= _MAX_HORIZON_S and isinstance(training, dict)):
         raise CheckpointError(f"{path}: bad metadata: horizon_s {horizon_s} or training")
     return Checkpoint(path, config, {}, horizon_s, metadata.get("licence", ""), training)
 

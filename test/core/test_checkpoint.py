@@ -268,6 +268,7 @@ def with_config(**changes):
         {"config": with_config(encoder={"kind": "mystery"})},
         {"horizon_s": "nan"},
         {"horizon_s": "-1"},
+        {"horizon_s": "1e300"},
         {"horizon_s": "soon"},
         {"training": "[1]"},
         {"training": "{"},
