@@ -74,6 +74,8 @@ def test_requirements_file_repeats_the_project(pyproject):
 
 
 def test_imported_libraries_are_declared(pyproject):
+    if "ros-rclpy" not in {dist.name for dist in importlib.metadata.distributions()}:
+        pytest.skip("libraries of a ROS installation go by other names")
     project = pyproject["project"]
     requirements = sum(project["optional-dependencies"].values(), project["dependencies"])
     declared = {re.match(r"[\w.-]+", text)[0] for text in requirements}
@@ -85,9 +87,9 @@ def test_imported_libraries_are_declared(pyproject):
         node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level
     }
     tops = {name.split(".")[0] for name in modules} - set(sys.stdlib_module_names)
-    distributions = importlib.metadata.packages_distributions()
-    undeclared = {top for top in tops if not declared & set(distributions.get(top, ()))}
-    assert undeclared <= {"demo", "fpt_ros", "launch", "launch_ros"}
+    providers = importlib.metadata.packages_distributions()
+    installed = tops & providers.keys() - {"fpt_ros"}
+    assert {name: providers[name] for name in installed if not declared & {*providers[name]}} == {}
 
 
 def test_executables_agree(pyproject, cmake_lists):

@@ -146,7 +146,7 @@ def start(ros):
 
 def shared_memory_of(pid):
     maps = Path(f"/proc/{pid}/maps").read_text()
-    return {Path(name) for name in re.findall(r"/dev/shm/fastdds_[0-9a-f]{16}\S*", maps)}
+    return {Path(name) for name in re.findall(r"/dev/shm/fast(?:dds|rtps)_[0-9a-f]{16}\S*", maps)}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
