@@ -93,7 +93,7 @@ class Settings:
         live=True,
     )
     request_queue_size: int = _parameter(
-        128,
+        32,
         "Requests that may wait; more are answered OVER_CAPACITY.",
         limits=(1, 10000),
         live=True,
