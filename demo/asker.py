@@ -1,5 +1,7 @@
 """The planner's side: asks the questions of the script at their times, and records everything."""
 
+from __future__ import annotations
+
 import struct
 from collections.abc import Sequence
 from typing import Any

@@ -36,6 +36,10 @@ class Pipeline(Protocol):
         """Answer the standing plan on an encoded image."""
 
 
+class Abandoned(Exception):
+    """Raised inside a computation that nobody waits for any more."""
+
+
 @dataclass(eq=False)
 class Frame:
     """One image as received, and its encoding once there is one."""

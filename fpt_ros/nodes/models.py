@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent import futures
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -38,6 +39,7 @@ class Models:
         self._outbox = outbox
         self._surroundings = surroundings
         self._loading = False
+        self._generation = 0  # counts how often the node was configured or cleaned up
         self._publisher = node.create_publisher(ModelInfo, "~/model_info", _LATCHED_QOS)
         node.create_service(
             LoadModel,
@@ -51,6 +53,7 @@ class Models:
 
         Returns at once when rclpy is shut down meanwhile.
         """
+        self._generation += 1
         future = self._worker.install(self._configured)
         while not future.done():
             futures.wait([future], timeout=0.05)
@@ -65,6 +68,7 @@ class Models:
     def free(self, timeout_s: float) -> None:
         """Free the model; if it is computing for longer than the timeout, it is freed later."""
         self.info = None
+        self._generation += 1
         futures.wait([self._worker.install(lambda: None)], timeout_s)
 
     def _configured(self) -> PredictorPipeline:
@@ -97,7 +101,9 @@ class Models:
             return "another model is being loaded"
         self._loading = True
         outcome: Future[Callable[[], PredictorPipeline]] = Future()
-        threading.Thread(target=self._load, args=(name, outcome), daemon=True).start()
+        generation = self._generation
+        arguments = (name, generation, outcome)
+        threading.Thread(target=self._load, args=arguments, daemon=True).start()
         try:
             result = await outcome
             assert result is not None  # rclpy: a future without a value gives None
@@ -108,18 +114,28 @@ class Models:
             return problem
         finally:
             self._loading = False
+        if generation != self._generation:
+            return "the node was cleaned up meanwhile"
         self._announce(pipeline)
         return ""
 
-    def _load(self, name: str, outcome: Future[Callable[[], PredictorPipeline]]) -> None:
+    def _made(self, make: Callable[[], PredictorPipeline], generation: int) -> PredictorPipeline:
+        if generation != self._generation:
+            raise FptError("the node was cleaned up meanwhile")
+        return make()
+
+    def _load(
+        self, name: str, generation: int, outcome: Future[Callable[[], PredictorPipeline]]
+    ) -> None:
         """Read the file away from the worker, so that images go on being answered meanwhile."""
         installed: futures.Future[PredictorPipeline] = futures.Future()
         try:
             path = path_in_folder(self._surroundings.settings().model_dir, name)
             checkpoint = load_checkpoint(path)
             make = partial(PredictorPipeline, checkpoint, self._surroundings)
-            installed = self._worker.install(make)
-            futures.wait([installed])
+            installed = self._worker.install(partial(self._made, make, generation))
+            with suppress(futures.CancelledError):
+                installed.exception()  # waits
         except Exception as error:
             installed.set_exception(error)
         self._outbox.post(partial(outcome.set_result, installed.result))

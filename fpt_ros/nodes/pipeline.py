@@ -45,6 +45,7 @@ class Surroundings:
     camera: Callable[[], CameraInfo | None]
     depth: Callable[[Header], Image | None]  # of the image with this header
     on_problem: Callable[[str, str], None]  # told a kind and a text
+    check: Callable[[], None]  # raises if the answer is not waited for any more
 
 
 class PredictorPipeline:
@@ -65,6 +66,7 @@ class PredictorPipeline:
             device,
             horizon_s=checkpoint.horizon_s,
             model_id=checkpoint.sha256[:12],
+            between_chunks=surroundings.check,
         )
         blank = self.predictor.encode_image(np.zeros((480, 640, 3), np.uint8))
         self.predictor.predict_grid([[320, 240, 10, 0]], settings.grid_size, frame=blank)

@@ -73,6 +73,7 @@ class PredictorNode(LifecycleNode):
             camera=self._camera,
             depth=self._depth_of,
             on_problem=self._warn,
+            check=self._worker.check,
         )
         self._models = Models(self, self._worker, self._outbox, surroundings)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -122,6 +123,7 @@ class PredictorNode(LifecycleNode):
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop and free everything."""
         self.close()
+        self._models.info = None
         return super().on_shutdown(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:

@@ -19,7 +19,16 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from fpt_ros.core.errors import InvalidInputError
-from fpt_ros.nodes.jobs import Answer, Frame, FrameHistory, Pipeline, Request, Statistics, Status
+from fpt_ros.nodes.jobs import (
+    Abandoned,
+    Answer,
+    Frame,
+    FrameHistory,
+    Pipeline,
+    Request,
+    Statistics,
+    Status,
+)
 from fpt_ros.params import Settings
 
 PipelineT = TypeVar("PipelineT", bound=Pipeline | None)
@@ -54,6 +63,9 @@ class Worker:
         self._requests: deque[Request] = deque()
         self._plan: Request | None = None
         self._plan_is_due = False
+        self._plan_was_last = False  # of plans and requests, which take turns
+        self._under_way: Request | None = None  # being computed, and not answered yet
+        self._abandoned = False  # what is being computed was answered without a result
         self._request_credit_s = 0.0
         self._next_image_ns = 0
         self._statistics = Statistics()
@@ -91,6 +103,7 @@ class Worker:
             self._requests.clear()
             if self._plan is not None and self._plan_is_due:
                 waiting.append(self._plan)
+            waiting += self._abandon()
             self._newest_received = self._newest = self._plan = None
             self._plan_is_due = False
             self._history.clear()
@@ -165,14 +178,21 @@ class Worker:
         request.reply(answer)
 
     def expire(self) -> None:
-        """Answer the waiting requests whose deadline has passed, also while the worker is busy."""
+        """Answer the requests whose deadline has passed, also while the worker computes."""
         now_ns = self._clock_ns()
         with self._wake:
             late = [r for r in self._requests if _is_late(r, now_ns)]
             if late:
                 self._requests = deque(r for r in self._requests if not _is_late(r, now_ns))
+            if self._under_way is not None and _is_late(self._under_way, now_ns):
+                late += self._abandon()
         for request in late:
             self.reply(request, _MISSED)
+
+    def check(self) -> None:
+        """Raise Abandoned if nobody waits for what is being computed; for the pipeline."""
+        if self._abandoned:
+            raise Abandoned
 
     def statistics(self) -> Statistics:
         """Return a copy of the counts."""
@@ -227,11 +247,12 @@ class Worker:
         if self._newest_received and (not self._requests or self._request_credit_s <= 0.0):
             frame, self._newest_received = self._newest_received, None
             return lambda: self._process_image(frame)
-        if self._plan_is_due and self._plan is not None:
-            plan, self._plan_is_due = self._plan, False
+        plan_is_next = not self._plan_was_last or not self._requests
+        if self._plan_is_due and self._plan is not None and plan_is_next:
+            plan, self._plan_is_due, self._plan_was_last = self._plan, False, True
             return lambda: self._process(plan, follow=True)
         if self._requests:
-            request = self._requests.popleft()
+            request, self._plan_was_last = self._requests.popleft(), False
             return lambda: self._process(request, follow=False)
         return None
 
@@ -269,7 +290,7 @@ class Worker:
             if usable:
                 self._plan_is_due = False
         if plan is not None:
-            self.reply(plan, failure or self._compute(frame, plan, follow=True))
+            self._settle(plan, lambda: failure or self._compute(frame, plan, follow=True))
         with self._wake:
             self._request_credit_s = time.perf_counter() - start_s
             if failure is None and frame.stamp_ns:
@@ -278,10 +299,30 @@ class Worker:
     def _process(self, request: Request, *, follow: bool) -> None:
         start_s = time.perf_counter()
         try:
-            self.reply(request, self._answer(request, follow=follow))
+            self._settle(request, lambda: self._answer(request, follow=follow))
         finally:
             with self._wake:
                 self._request_credit_s -= time.perf_counter() - start_s
+
+    def _settle(self, request: Request, compute: Callable[[], Answer]) -> None:
+        """Answer a request, unless another thread answers it while it is computed."""
+        with self._wake:
+            if active := self._active:
+                self._under_way = request
+        answer = compute() if active else _NOT_ACTIVE
+        with self._wake:
+            if answered := self._abandoned:
+                self._abandoned = False
+            self._under_way = None
+        if not answered:
+            self.reply(request, answer)
+
+    def _abandon(self) -> list[Request]:
+        """Take the request under way, if there is one, to answer it without a result; locked."""
+        if self._under_way is None:
+            return []
+        request, self._under_way, self._abandoned = self._under_way, None, True
+        return [request]
 
     def _answer(self, request: Request, *, follow: bool) -> Answer:
         if _is_late(request, self._clock_ns()):
@@ -344,6 +385,8 @@ class Worker:
             result = compute(frame.image, frame.encoded, request.question)
         except InvalidInputError as error:
             return Answer(Status.BAD_REQUEST, str(error), frame.image)
+        except Abandoned:
+            return _MISSED  # said already, or worse
         except Exception as error:
             return self._model_failed(error, frame)
         with self._wake:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fpt_ros.core.errors import InvalidInputError
-from fpt_ros.nodes.jobs import Answer, Request, Status
+from fpt_ros.nodes.jobs import Abandoned, Answer, Request, Status
 from fpt_ros.nodes.worker import Worker
 from fpt_ros.params import Settings
 
@@ -327,6 +327,55 @@ def test_a_flood_of_requests_does_not_stop_the_images(make_bench):
     blocked.wait(1)
     images = [replies.wait(1)[0].image for replies in burst]
     assert images[-1] == "b"  # seen between the requests, not after them
+
+
+def test_a_flood_of_plans_does_not_stop_the_requests(make_bench):
+    bench = make_bench()
+    bench.processed_image("a")
+    blocked = bench.block()
+    replies = bench.ask()
+    plans = Replies()
+
+    def replan(answer):
+        plans(answer)
+        if not replies:
+            bench.worker.set_plan(Request("again", replan))
+
+    bench.worker.set_plan(Request("again", replan))
+    bench.pipeline.gate.set()
+    assert replies.wait(1)[0].status is Status.OK
+    blocked.wait(1)
+    assert len(plans) <= 3
+
+
+def test_a_request_under_way_is_told_when_its_deadline_passes(make_bench):
+    bench = make_bench()
+    bench.processed_image("a")
+    bench.pipeline.gate.clear()
+    bench.pipeline.busy.clear()
+    replies = bench.ask(max_wait_ns=SECOND)
+    assert bench.pipeline.busy.wait(10.0)
+    bench.clock.now_ns += 2 * SECOND
+    bench.worker.expire()
+    assert replies[0].status is Status.DEADLINE_MISSED
+    with pytest.raises(Abandoned):
+        bench.worker.check()
+    bench.pipeline.gate.set()
+    assert bench.ask().wait(1)[0].status is Status.OK  # the worker lives on
+    assert len(replies) == 1
+    bench.worker.check()
+
+
+def test_a_request_under_way_is_told_when_the_worker_pauses(make_bench):
+    bench = make_bench()
+    bench.processed_image("a")
+    replies = bench.block()
+    bench.worker.pause()
+    assert [answer.status for answer in replies] == [Status.NO_IMAGE]
+    bench.worker.resume()
+    bench.pipeline.gate.set()
+    bench.processed_image("b")
+    assert len(replies) == 1
 
 
 def test_a_new_pipeline_serves_all_images_held(make_bench):
