@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import rclpy
@@ -123,8 +124,11 @@ def play(
         TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),
     )
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    ros = ExitStack()
+    ros.callback(rclpy.try_shutdown)
     with (
-        rclpy.init(signal_handler_options=SignalHandlerOptions.NO),
+        ros,
         BagWriter(output / "bag") as writer,
         Process("predictor node", predictor, output / "predictor.log", environment) as node_process,
         Progress(*columns, console=console) as progress,

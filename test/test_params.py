@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -68,3 +69,8 @@ def test_markdown_has_one_row_per_parameter():
     assert len(lines) == 2 + len(TABLE)
     assert all(line.count("|") == 6 for line in lines)
     assert any(line.startswith("| `grid_size` | `32` | 2 … 128 | yes |") for line in lines)
+
+
+def test_the_readme_shows_this_table():
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    assert f"<!-- begin parameters -->\n{markdown_table()}<!-- end parameters -->" in readme
