@@ -16,13 +16,13 @@ from fpt_ros.data.augment import AugmentConfig
 class SelectionConfig:
     """Which points become pokes and queries."""
 
-    pokes: int = 8
+    pokes: int = 4
     """Longest poke sequence: the nested sets hold 0, 1, ... pokes."""
-    queries: int = 12
+    queries: int = 10
     """Queries for each of the nested sets."""
-    many_pokes: int = 32
+    many_pokes: int = 24
     """Longest poke sequence of the occasional batch that teaches long sequences."""
-    many_queries: int = 3
+    many_queries: int = 2
     many_every: int = 8
     """Every so many steps the batch is such a one; 0: never."""
     min_motion: float = 0.005
@@ -31,9 +31,9 @@ class SelectionConfig:
     """Share of sequences whose first poke lies where something moves, long motions preferred."""
     other_pokes_move: float = 0.4
     """Share of the other pokes that lie where something moves; the rest is uniform."""
-    queries_moving: float = 0.3
+    queries_moving: float = 0.25
     """Share of queries where, in any of the view's drawn outcomes, something moves."""
-    queries_border: float = 0.2
+    queries_border: float = 0.15
     """Share of queries within two cells of a border of moving or of parts; the rest is uniform."""
 
 
@@ -62,7 +62,7 @@ class TrainConfig:
     """Stop after this training time instead, with the schedule spread over it. Convenient, but the
     loss curve then depends on the machine's speed; --steps is reproducible."""
 
-    batch: int = 32
+    batch: int = 16
     """Views per optimizer step, over all processes."""
     outcomes: int = 2
     """Outcomes drawn per view; they share the encoded image."""
@@ -71,20 +71,20 @@ class TrainConfig:
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 7e-4
     encoder_rate: float = 1.0
     """Factor on the learning rate of the image encoder."""
     head_rate: float = 0.3
     """Factor on the learning rate of the last linear map: it sets displacements to fractions of a
     pixel, and full-size steps make them jitter."""
-    warmup: float = 0.03
+    warmup: float = 0.06
     """Share of the run over which the learning rate rises."""
     beta1: float = 0.9
     beta2: float = 0.99
     weight_decay: float = 0.01
     clip: float = 1.0
     """Largest gradient norm."""
-    ema: float = 0.999
+    ema: float = 0.998
     """Decay of the averaged weights, which are what is validated and shipped; 0: off."""
     max_bad_steps: int = 20
     """Stop after so many steps in a row with a loss or gradient that is not finite."""

@@ -3,7 +3,9 @@
 import collections
 import os
 import pickle
+import re
 from functools import partial
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -621,33 +623,37 @@ def test_diagnostics_count(make_bench):
         assert float(values[key]) > 0
 
 
+def documented(heading):
+    """Rows of a table in the README: the name in the first column, the types in the second."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    table = readme.partition(f"| {heading} | type | |")[2].partition("\n\n")[0]
+    rows = [row.split("|")[1:3] for row in table.splitlines()[2:]]
+    return [(re.findall("`(.*?)`", names), re.findall("`(.*?)`", types)) for names, types in rows]
+
+
 def test_the_documented_topics_and_services_exist(bench):
-    prefix = f"{bench.namespace}/predictor/"
-    topics = {
-        name.removeprefix(prefix): kinds[0]
-        for name, kinds in bench.node.get_publisher_names_and_types_by_node(
-            "predictor", bench.namespace
-        )
-    }
-    expected = {
-        "motion": "fpt_ros/msg/MotionDistribution",
-        "what_if_motion": "fpt_ros/msg/MotionDistribution",
-        "uncertainty": "sensor_msgs/msg/Image",
-        "moving_part/mask": "sensor_msgs/msg/Image",
-        "moving_part/score": "sensor_msgs/msg/Image",
-        "motion_points": "sensor_msgs/msg/PointCloud2",
-        "overlay": "sensor_msgs/msg/Image",
-        "model_info": "fpt_ros/msg/ModelInfo",
-        "/diagnostics": "diagnostic_msgs/msg/DiagnosticArray",
-    }
-    assert expected.items() <= topics.items()
-    subscribed = {
-        name.removeprefix(f"{bench.namespace}/")
-        for name, _ in bench.node.get_subscriber_names_and_types_by_node(
-            "predictor", bench.namespace
-        )
-    }
-    assert {"image", "pokes", "what_if", "camera_info"} <= subscribed
+    node, namespace = bench.node, bench.namespace
+
+    def named(graph):
+        """What exists beyond what every node has, by the names that the README gives it."""
+        own = {name.replace(f"{namespace}/predictor/", "~/"): kinds for name, kinds in graph}
+        own = {name.replace(f"{namespace}/", ""): kinds for name, kinds in own.items()}
+        return {
+            name: kind.replace("/msg/", "/").replace("/srv/", "/")
+            for name, (kind, *_) in own.items()
+            if kind.partition("/")[0]
+            not in ("rcl_interfaces", "lifecycle_msgs", "type_description_interfaces")
+        }
+
+    published = {names[0]: types[0] for names, types in documented("published")}
+    assert named(node.get_publisher_names_and_types_by_node("predictor", namespace)) == published
+    services = {names[0]: types[0] for names, types in documented("service")}
+    assert named(node.get_service_names_and_types_by_node("predictor", namespace)) == services
+    subscribed = named(node.get_subscriber_names_and_types_by_node("predictor", namespace))
+    known = {name: set(types) for names, types in documented("subscribed") for name in names}
+    for name, kind in subscribed.items():
+        assert kind in known[name]
+    assert {"image", "pokes", "what_if", "camera_info"} <= set(subscribed)
 
 
 def test_a_burst_on_the_topics_is_answered_completely(make_bench):

@@ -12,7 +12,15 @@ from fpt_ros.train.config import SelectionConfig, TrainConfig
 
 @pytest.fixture
 def config(toy_data, tmp_path):
-    selection = SelectionConfig(pokes=4, queries=6, many_pokes=10, many_queries=2, many_every=3)
+    selection = SelectionConfig(
+        pokes=4,
+        queries=6,
+        many_pokes=10,
+        many_queries=2,
+        many_every=3,
+        queries_moving=0.3,
+        queries_border=0.2,
+    )
     return TrainConfig(toy_data, tmp_path, batch=8, outcomes=2, steps=20, selection=selection)
 
 
