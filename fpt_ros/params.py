@@ -88,8 +88,8 @@ class Settings:
     )
     frame_history: int = _parameter(
         8,
-        "Images kept for requests that name a stamp: as many received and as many encoded (FPT-Base: "
-        "75 MB each).",
+        "Images kept for requests that name a stamp: as many received and as many encoded "
+        "(FPT-Base: 75 MB each).",
         limits=(1, 256),
         live=True,
     )

@@ -58,7 +58,9 @@ def test_launch_arguments_are_those_of_the_documentation():
     ]
     readme = (LAUNCH_FILE.parents[1] / "README.md").read_text()
     table = readme.partition("| argument | default | meaning |")[2].partition("\n\n")[0]
-    documented = [name for row in table.splitlines() for name in re.findall("`(.*?)`", row[:25])]
+    documented = [
+        name for row in table.splitlines()[2:] for name in re.findall("`(.*?)`", row.split("|")[1])
+    ]
     assert declared == documented
     for name in ("checkpoint", "engine", "device", "autostart"):
         assert name in TABLE
