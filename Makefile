@@ -7,6 +7,9 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 INTERFACES := $(wildcard msg/*.msg srv/*.srv action/*.action)
 
+# A ROS installation that the shell has sourced must not mix with the wheels.
+unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH LD_LIBRARY_PATH PYTHONPATH
+
 .PHONY: help setup demo test lint clean
 .DELETE_ON_ERROR:
 
