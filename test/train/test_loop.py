@@ -37,6 +37,7 @@ def config(toy_data, tmp_path):
         batch=4,
         outcomes=1,
         learning_rate=3e-3,
+        head_rate=1.0,
         selection=SelectionConfig(pokes=3, queries=8, many_pokes=6, many_queries=2, many_every=4),
         threads=1,
         workers=0,
@@ -67,7 +68,7 @@ def test_schedule():
 
 
 def test_learns_and_leaves_a_usable_checkpoint(config):
-    config = dataclasses.replace(config, steps=40, batch=8, ema=0.9)
+    config = dataclasses.replace(config, steps=60, batch=8, ema=0.9)
     trainer = Trainer(config)
     trainer.run()
     checkpoint = load_checkpoint(config.out / "best.safetensors")
@@ -75,7 +76,7 @@ def test_learns_and_leaves_a_usable_checkpoint(config):
     assert checkpoint.horizon_s == 1.0
     assert checkpoint.licence == "Apache-2.0"
     assert checkpoint.training["config"]["batch"] == 8
-    assert checkpoint.training["views_seen"] == 320
+    assert checkpoint.training["views_seen"] == 480
     assert checkpoint.training["validation"]["nll/one_poke"] < -1.0
     assert list((config.out / "tensorboard").iterdir())
 
