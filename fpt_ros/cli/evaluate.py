@@ -19,6 +19,7 @@ def evaluate(
     split: str = "test",
     families: tuple[str, ...] = (),
     views: int | None = None,
+    outcomes: int | None = None,
     poke_counts: tuple[int, ...] = (0, 1, 2, 5, 10, 100),
     threshold_nats: float | None = None,
     out: Path = Path("runs/evaluation"),
@@ -36,6 +37,7 @@ def evaluate(
         split: which shards: train, val or test
         families: only these families of scenes; default: all in the split
         views: at most this many views, spread evenly; default: all
+        outcomes: at most this many outcomes of each view; default: all
         poke_counts: numbers of pokes to condition on
         threshold_nats: moving-part threshold; default: 1, as in the node
         out: folder for the report
@@ -75,6 +77,11 @@ def evaluate(
         if views < 1:
             raise InvalidInputError(f"views must be at least 1, got {views}")
         index = index.take(views)
+    if outcomes is not None:
+        if outcomes < 1:
+            raise InvalidInputError(f"outcomes must be at least 1, got {outcomes}")
+        fewer = [replace(view, outcomes=view.outcomes[:outcomes]) for view in index.views]
+        index = replace(index, views=fewer)
     progress = track(_samples(index), total=index.n_outcomes, description="evaluating")
     records = list(run(predictor, progress, settings))
     facts = {
