@@ -126,7 +126,7 @@ class ShardIndex:
 
 def describe(skipped: Counter[str]) -> str:
     """The counts of what was skipped as a phrase."""
-    return ", ".join(f"{n} x {reason}" for reason, n in skipped.most_common())
+    return ", ".join(f"{n} x {reason}" for reason, n in skipped.most_common() if n)
 
 
 def _scan_shard(

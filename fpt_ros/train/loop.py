@@ -102,7 +102,7 @@ class Trainer:
         log.info(
             "training on %d views with %d outcomes%s, validating on %d; %.1f M parameters, %s",
             *self.data.values(),
-            f" (skipped: {describe(self.counts)})" if self.counts else "",
+            f" (skipped: {describe(self.counts)})" if any(self.counts.values()) else "",
             len(self.val),
             sum(p.numel() for p in self.model.parameters()) / 1e6,
             "bf16" if self.autocast else "fp32",
