@@ -80,6 +80,7 @@ class Trainer:
         self.step = 0
         self.elapsed_s = 0.0
         self.best = math.inf
+        self.validation: dict[str, float] = {}
         self.n_bad_in_a_row = 0
         self.counts: Counter[str] = Counter(index.skipped)
         if config.resume:
@@ -205,6 +206,7 @@ class Trainer:
 
     def _validate(self) -> None:
         measured = validate(self.averaged_model, self.val, self.device)
+        self.validation = measured
         if self.reporter is None:
             return
         self.reporter.validation(self.step, measured, self.averaged_model, self.val, self.device)
@@ -213,16 +215,16 @@ class Trainer:
         if score < self.best:
             self.best = score
             path = self.config.out / BEST_FILE
-            try_to_write(str(path), lambda: self._export(path, measured))
+            try_to_write(str(path), lambda: self._export(path))
 
     def _checkpoint(self) -> None:
         if self.rank:
             return
         folder = self.config.out
         try_to_write(str(folder / STATE_FILE), lambda: save_state(folder, self._state()))
-        try_to_write(str(folder / LAST_FILE), lambda: self._export(folder / LAST_FILE, {}))
+        try_to_write(str(folder / LAST_FILE), lambda: self._export(folder / LAST_FILE))
 
-    def _export(self, path: Path, measured: dict[str, float]) -> None:
+    def _export(self, path: Path) -> None:
         training = {
             "config": self.config.to_dict(),
             "data": self.data,
@@ -230,7 +232,7 @@ class Trainer:
             "views_seen": self.step * self.config.batch,
             "minutes": round(self.elapsed_s / 60, 1),
             "processes": self.world,
-            "validation": measured,
+            "validation": self.validation,
             "skipped": dict(self.counts),
             "command": shlex.join(["fpt", "train", *sys.argv[1:]]),
         }
