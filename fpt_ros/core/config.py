@@ -241,6 +241,6 @@ def _build(config_type: type, value: Any, name: str) -> Any:
 FPT_BASE = ModelConfig()
 FPT_SMALL = ModelConfig(
     PyramidEncoderConfig(),
-    TransformerConfig(width=160, depth=3, d_head=32, ff_expand=2, project_cross=True),
+    TransformerConfig(width=160, depth=4, d_head=32, ff_expand=2, project_cross=True),
     HeadConfig(n_components=4, flow_scale=10.0, min_std=6e-3, poke_relative=True, stays=True),
 )
