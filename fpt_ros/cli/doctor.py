@@ -154,18 +154,9 @@ def _gpu() -> Finding:
             "CUDA GPU",
             "broken",
             "there is an NVIDIA driver, but this PyTorch cannot use it",
-            "install PyTorch for your CUDA version: https://pytorch.org/get-started/locally",
+            "install the PyTorch build for your CUDA version: see PyTorch's installation page",
         )
     return Finding("CUDA GPU", "note", "none; the CPU is used")
-
-
-def _tensorrt() -> Finding:
-    for module in ("tensorrt", "tensorrt_rtx"):
-        if find_spec(module) is not None:
-            works, detail = _probe(f"import {module}\nprint({module}.__version__)")
-            remedy = "" if works else f"reinstall {module} for this Python"
-            return Finding("TensorRT", "ok" if works else "broken", f"{module} {detail}", remedy)
-    return Finding("TensorRT", "note", "none; only of use with an NVIDIA GPU")
 
 
 def _ros() -> Finding:
@@ -330,8 +321,6 @@ _CHECKS: tuple[Callable[[], Finding], ...] = (
     _weights,
     _cpu,
     _gpu,
-    _tensorrt,
-    _module("OpenVINO", "openvino", _pip("openvino")),
     _ros,
     _messages,
     _fast_dds_profile,
