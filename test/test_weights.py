@@ -16,12 +16,21 @@ def package(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.mark.parametrize("place", ["share/fpt_ros/weights", "lib/python3.11/site-packages/weights"])
-def test_weights_in_the_prefix_or_beside_the_package(package, tmp_path, place):
-    folder = tmp_path / place
+def test_weights_in_the_prefix(package, tmp_path):
+    folder = tmp_path / "share" / "fpt_ros" / "weights"
     folder.mkdir(parents=True)
     (folder / "small.safetensors").touch()
     (folder / "README.md").touch()
+    assert default_checkpoint() == folder / "small.safetensors"
+
+
+def test_weights_beside_the_package_are_those_of_a_source_tree(package):
+    folder = package.parent / "weights"
+    folder.mkdir()
+    (folder / "small.safetensors").touch()
+    with pytest.raises(CheckpointError, match="no weights came with this installation"):
+        default_checkpoint()  # a neighbour in site-packages bears the same name
+    (package.parent / "package.xml").touch()
     assert default_checkpoint() == folder / "small.safetensors"
 
 
