@@ -117,5 +117,6 @@ def _samples(index: ShardIndex) -> Iterator[TestSample]:
                 scene=f"{view.family}-{view.scene_seed}",
                 image=image,
                 flow=motion.flow,
+                valid=motion.valid,
                 camera_static=motion.camera_static,
             )

@@ -2,7 +2,8 @@
 
 A shard is a WebDataset tar. One sample is one outcome of one view and has three members:
 `<key>.jpg` (square first image), `<key>.npz` (`flow` [H, G, G, 2] in unit-square units, `part`
-[G, G]) and `<key>.json` (`family`, `scene_seed`, `view`, `camera_static`, `horizon_s`).
+[G, G], optionally `valid` bool [H, G, G], absent where all motion is known) and `<key>.json`
+(`family`, `scene_seed`, `view`, `camera_static`, `horizon_s`).
 
 The index keeps offsets only and members are read by position, so the page cache of the operating
 system is the only cache, any sample is reached at once, and a resumed run sees the same order.
@@ -58,11 +59,13 @@ class Motion:
     """One outcome over the full horizon.
 
     `flow` float32 [G, G, 2] in unit-square units at the cell centres, rows top down; `part` int16
-    [G, G], 0 = static world.
+    [G, G], 0 = static world. `valid` bool [G, G]: where the motion is known; elsewhere `flow` is 0
+    and says nothing, so such a point is neither poke nor query nor counted.
     """
 
     flow: np.ndarray
     part: np.ndarray
+    valid: np.ndarray
     camera_static: bool
 
 
@@ -184,6 +187,8 @@ class ShardReader:
     def motion(self, outcome: Outcome, min_motion: float) -> Motion:
         """The full-horizon motion. Raises BadSampleError when damaged, not finite or still.
 
+        Motion that is not valid need not be finite.
+
         `min_motion` (unit-square units): a sample whose longest displacement stays below is still.
         """
         where = f"{outcome.shard}:{outcome.key}.npz"
@@ -191,15 +196,18 @@ class ShardReader:
             with np.load(io.BytesIO(self._read(outcome, "npz")), allow_pickle=False) as arrays:
                 flow = arrays["flow"][-1].astype(np.float32)
                 part = arrays["part"].astype(np.int16)
+                known = arrays["valid"][-1] if "valid" in arrays else np.True_
+                valid = np.broadcast_to(known.astype(bool), flow.shape[:-1])
         except (ValueError, KeyError, IndexError, OSError, zipfile.BadZipFile) as error:
             raise BadSampleError(f"{where}: unreadable ({error})") from error
         if flow.ndim != 3 or flow.shape != (*part.shape, 2) or part.shape[0] != part.shape[1]:
             raise BadSampleError(f"{where}: flow {flow.shape} and part {part.shape} do not fit")
+        flow = np.where(valid[..., None], flow, np.float32(0))
         if not np.isfinite(flow).all():
             raise BadSampleError(f"{where}: motion is not finite")
         if np.square(flow).sum(-1).max() < min_motion**2:
             raise BadSampleError(f"{where}: nothing moves")
-        return Motion(flow, part, outcome.camera_static)
+        return Motion(flow, part, valid, outcome.camera_static)
 
     def _read(self, outcome: Outcome, member: str) -> bytes:
         descriptor = self._descriptors.get(outcome.shard)

@@ -31,6 +31,7 @@ class TestSample:
     scene: str
     image: np.ndarray  # uint8 [S, S, 3]
     flow: np.ndarray  # float32 [G, G, 2]
+    valid: np.ndarray  # bool [G, G]: where the flow is known; other points are left out
     camera_static: bool
 
 
@@ -155,8 +156,9 @@ def evaluate(
     joint_left = settings.joint_scenes
     for sample in samples:
         size_px = sample.image.shape[0]
-        xy = cell_centres(sample.flow.shape[0])
-        truth = sample.flow.reshape(-1, 2).astype(np.float64)
+        known = sample.valid.ravel()
+        xy = cell_centres(sample.flow.shape[0])[known]
+        truth = sample.flow.reshape(-1, 2)[known].astype(np.float64)
         moving = np.linalg.norm(truth, axis=-1) > metrics.MOVING_THRESHOLD
         if not moving.any():
             continue

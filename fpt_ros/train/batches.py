@@ -208,7 +208,8 @@ class _Scene:
         self.grid = len(motion.part)
         self.xy = geometry.points(cell_centres(self.grid))
         self.flow = geometry.displacements(motion.flow.reshape(-1, 2))
-        self.inside = _inside(self.xy)
+        # Inside the picture, and known.
+        self.inside = _inside(self.xy) & motion.valid.ravel()
         self.length = np.linalg.norm(self.flow, axis=-1)
         still = np.linalg.norm(motion.flow.reshape(-1, 2), axis=-1) < min_motion
         self.moves = self.inside & ~still
@@ -237,7 +238,7 @@ class _Scene:
         kind = rng.random(n)
         queries = _draw(rng, inside, inside, 0.0, n)
         on_moving = kind < config.queries_moving
-        queries[on_moving] = _draw(rng, wanted.astype(float), inside, 1.0, on_moving.sum())
+        queries[on_moving] = _draw(rng, wanted * inside, inside, 1.0, on_moving.sum())
         on_border = ~on_moving & (kind < config.queries_moving + config.queries_border)
         border = self._border(wanted) * inside
         queries[on_border] = _draw(rng, border, inside, 1.0, on_border.sum())

@@ -25,13 +25,14 @@ KL_THRESHOLDS_NATS = (0.25, 0.5, 1.0, 2.0, 4.0)
 class ValidationSet:
     """B views with one outcome each.
 
-    `image` uint8 [B, 3, S, S], `xy` float32 [N, 2], `flow` float32 [B, N, 2], `camera_static` bool
-    [B]; unit-square units.
+    `image` uint8 [B, 3, S, S], `xy` float32 [N, 2], `flow` float32 [B, N, 2], `valid` bool [B, N]
+    (where the flow is known; elsewhere it is 0), `camera_static` bool [B]; unit-square units.
     """
 
     image: Tensor
     xy: Tensor
     flow: Tensor
+    valid: Tensor
     camera_static: Tensor
     min_motion: float
 
@@ -44,7 +45,7 @@ class ValidationSet:
         Of each sample's cells, about `grid` per side are kept.
         """
         reader = ShardReader()
-        images, flows, statics, kept = [], [], [], np.empty((0, 2), np.float32)
+        images, flows, valids, statics, kept = [], [], [], [], np.empty((0, 2), np.float32)
         for i, view in enumerate(index.take(n_views).views):
             outcome = view.outcomes[i % len(view.outcomes)]
             try:
@@ -58,6 +59,7 @@ class ValidationSet:
             every = slice(stride // 2, None, stride)
             kept = cell_centres(cells).reshape(cells, cells, 2)[every, every].reshape(-1, 2)
             flows.append(motion.flow[every, every].reshape(-1, 2))
+            valids.append(motion.valid[every, every].ravel())
             images.append(IDENTITY.image(rgb, input_px))
             statics.append(motion.camera_static)
         image = np.stack(images).transpose(0, 3, 1, 2).copy()
@@ -65,6 +67,7 @@ class ValidationSet:
             torch.from_numpy(image),
             torch.from_numpy(kept.copy()),
             torch.from_numpy(np.stack(flows)),
+            torch.from_numpy(np.stack(valids)),
             torch.tensor(statics),
             min_motion,
         )
@@ -109,7 +112,9 @@ def validate(
     model.eval()
     measured: list[dict[str, float]] = []
     for start in range(rank * chunk, len(views), world * chunk):
-        measured += _measure(*predict(model, views, slice(start, start + chunk), device), views)
+        rows = slice(start, start + chunk)
+        known = views.valid[rows].to(device)
+        measured += _measure(*predict(model, views, rows, device), known, views.min_motion)
     model.train(was_training)
     if dist.is_initialized():
         gathered: list[list[dict[str, float]] | None] = [None] * world
@@ -119,30 +124,35 @@ def validate(
 
 
 def _measure(
-    flow: Tensor, before: GaussianMixture, after: GaussianMixture, views: ValidationSet
+    flow: Tensor,
+    before: GaussianMixture,
+    after: GaussianMixture,
+    valid: Tensor,
+    min_motion: float,
 ) -> list[dict[str, float]]:
     target = flow.to(after.means.dtype)
     length_px = REPORT_SIDE_PX * flow.norm(dim=-1)
-    moving = length_px > REPORT_SIDE_PX * views.min_motion
+    moving = length_px > REPORT_SIDE_PX * min_motion
     error_px = REPORT_SIDE_PX * (after.mean() - target).norm(dim=-1)
     std_px = REPORT_SIDE_PX * after.std()
     nll_before, nll_after = -before.log_prob(target), -after.log_prob(target)
     score = after.kl_divergence(before)
     rows = []
-    for i in range(len(flow)):
+    for i, known in enumerate(valid):
         on = moving[i]
+        std_and_error = torch.stack([std_px[i][known], error_px[i][known]])
         row = {
-            "nll/no_poke": nll_before[i].mean(),
-            "nll/one_poke": nll_after[i].mean(),
+            "nll/no_poke": nll_before[i][known].mean(),
+            "nll/one_poke": nll_after[i][known].mean(),
             "nll/one_poke_moving": nll_after[i][on].mean(),
-            "epe_px/all": error_px[i].mean(),
+            "epe_px/all": error_px[i][known].mean(),
             "epe_px/moving": error_px[i][on].mean(),
-            "epe_px/all_if_still": length_px[i].mean(),
+            "epe_px/all_if_still": length_px[i][known].mean(),
             "epe_px/moving_if_still": length_px[i][on].mean(),
-            "std_error_correlation": torch.corrcoef(torch.stack([std_px[i], error_px[i]]))[0, 1],
+            "std_error_correlation": torch.corrcoef(std_and_error)[0, 1],
         }
         for threshold in KL_THRESHOLDS_NATS:
-            found = score[i] > threshold
+            found = (score[i] > threshold) & known
             row[f"iou_kl/{threshold:g}"] = (found & on).sum() / (found | on).sum()
         rows.append({name: float(value) for name, value in row.items()})
     return rows

@@ -1,6 +1,7 @@
 """Records and report of a predictor that knows the truth, and of samples that test its limits."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -47,7 +48,8 @@ def sample(key="a", family="door", camera_static=True, moves=True):
         flow[2:5, 3:6] = (0.1, -0.05)
         flow[2, 3] = (0.2, 0.0)
     image = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)
-    return TestSample(key, family, f"{family}-{key}", image, flow, camera_static)
+    valid = np.ones((GRID, GRID), bool)
+    return TestSample(key, family, f"{family}-{key}", image, flow, valid, camera_static)
 
 
 def records_of(*samples, poke_counts=(0, 1, 5)):
@@ -80,6 +82,17 @@ def test_parts_are_not_scored_under_a_moving_camera_nor_stills_at_all():
     records = records_of(sample(camera_static=False), sample("b", moves=False))
     assert {r["key"] for r in records} == {"a"}
     assert all(np.isnan(r["iou_flow"]) for r in records)
+
+
+def test_points_of_unknown_motion_are_left_out():
+    whole = sample()
+    wild = whole.flow.copy()
+    wild[5:] = 0.9  # would count as moving and become the first poke
+    partly = replace(whole, flow=wild, valid=np.arange(GRID)[:, None].repeat(GRID, 1) < 5)
+    (record,) = [r for r in records_of(partly, poke_counts=(0,)) if r["method"] == "no motion"]
+    lengths = np.linalg.norm(whole.flow, axis=-1)
+    assert record["epe_all_px"] == pytest.approx(448 * lengths.sum() / 40, rel=1e-5)
+    assert record["epe_moving_px"] == pytest.approx(448 * lengths[lengths > 0].mean(), rel=1e-5)
 
 
 def test_the_default_threshold_is_that_of_the_predictor():

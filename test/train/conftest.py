@@ -36,7 +36,7 @@ def members(rng: np.random.Generator, view: int, outcome: int, **changes) -> dic
         "horizon_s": [0.5, 1.0],
     }
     meta.update({name: value for name, value in changes.items() if name in meta})
-    arrays.update({name: value for name, value in changes.items() if name in arrays})
+    arrays.update({name: changes[name] for name in changes if name in (*arrays, "valid")})
     npz = io.BytesIO()
     np.savez(npz, **arrays)
     _, jpg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 98])

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fpt_ros.core.errors import InvalidInputError
+from fpt_ros.data.augment import NO_AUGMENTATION
 from fpt_ros.data.samples import ShardIndex
 from fpt_ros.train.batches import TrainingBatches
 from fpt_ros.train.config import SelectionConfig, TrainConfig
@@ -127,6 +128,29 @@ def test_unusable_samples_are_replaced_and_counted(toy, config, tmp_path, caplog
     messages = [record.getMessage() for record in caplog.records]
     assert sum("nothing moves" in message for message in messages) == 1
     assert sum("not finite" in message for message in messages) == 1
+
+
+def test_points_of_unknown_motion_are_never_drawn(toy, config, tmp_path):
+    """The lower half is unknown and claims a motion that nothing else has."""
+    rng = np.random.default_rng(0)
+    valid = np.ones((2, 16, 16), bool)
+    valid[:, 8:] = False
+    flow = np.full((2, 16, 16, 2), 0.3, np.float16)
+    flow[:, :8] = -0.1
+    files = {
+        f"{i}_{outcome}": toy.members(rng, i, outcome, flow=flow, valid=valid)
+        for i in range(4)
+        for outcome in range(2)
+    }
+    # One outcome knows all: what moves there must not draw queries of the other one.
+    files["3_1"] = toy.members(rng, 3, 1, flow=np.full((2, 16, 16, 2), -0.1, np.float16))
+    toy.write_shard(tmp_path / "train-00000.tar", files)
+    config = TrainConfig(**{**vars(config), "data": tmp_path, "augment": NO_AUGMENTATION})
+    data = batches(config)
+    for step in range(4):
+        batch = data[step]
+        for drawn in (batch.query_flow, batch.poke_flow):
+            torch.testing.assert_close(drawn, torch.full_like(drawn, -0.1), atol=1e-4, rtol=0)
 
 
 def test_only_unusable_samples_stop_the_run(toy, config, tmp_path):

@@ -108,6 +108,28 @@ def test_damaged_members_are_named(toy, tmp_path, jpg):
         ShardReader().image(view.outcomes[0])
 
 
+def test_motion_that_is_not_known_may_be_anything(toy, tmp_path):
+    files = toy.members(np.random.default_rng(0), 0, 0)
+    with np.load(io.BytesIO(files["npz"])) as arrays:
+        flow = arrays["flow"]
+    valid = np.ones((2, 16, 16), bool)
+    valid[1, :8] = False
+    unknown = np.where(valid[..., None], flow, np.float16(np.nan))
+    files = toy.members(np.random.default_rng(0), 0, 0, flow=unknown, valid=valid)
+    nothing = toy.members(np.random.default_rng(0), 1, 0, valid=np.zeros((2, 16, 16), bool))
+    absent = toy.members(np.random.default_rng(0), 2, 0)
+    samples = {"some": files, "none": nothing, "all": absent}
+    toy.write_shard(tmp_path / "train-00000.tar", samples)
+    some, none, all_ = (view.outcomes[0] for view in ShardIndex.scan(tmp_path, "train").views)
+    motion = ShardReader().motion(some, 0.0)
+    np.testing.assert_array_equal(motion.valid, valid[1])
+    np.testing.assert_array_equal(motion.flow[8:], flow[1, 8:].astype(np.float32))
+    assert not motion.flow[:8].any()
+    assert ShardReader().motion(all_, 0.005).valid.all()
+    with pytest.raises(BadSampleError, match="nothing moves"):
+        ShardReader().motion(none, 0.005)
+
+
 def test_cell_centres():
     np.testing.assert_allclose(
         cell_centres(2), [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]
