@@ -44,11 +44,15 @@ def _stream_table(recording: Recording, images_sent: int) -> Table:
     p50, p95, worst = np.percentile(ages_ms, [50, 95, 100])
     span_s = (max(recording.images) - min(recording.images)) * 1e-9 if recording.images else np.nan
     processed = int(counted.get("images processed", 0))
+    unusable = sum(
+        int(counted.get(f"images {why}", 0)) for why in ("stale", "unusable", "the model failed on")
+    )
     for name, value in (
         ("images published", str(images_sent)),
         ("images that reached the node", counted.get("images received", "?")),
         ("images processed", f"{processed} ({processed / span_s:.1f} per second)"),
         ("dropped: a newer one came first", counted.get("images replaced by newer ones", "?")),
+        *([("dropped: unusable or too old", str(unusable))] if unusable else []),
         ("dropped: lost on the way", counted.get("images lost before arrival", "?")),
         ("age, stamp to publication: p50", f"{p50:.0f} ms"),
         ("age, stamp to publication: p95", f"{p95:.0f} ms"),

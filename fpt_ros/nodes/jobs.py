@@ -71,14 +71,20 @@ class Request:
 
 @dataclass
 class Statistics:
-    """Counts since the start, and the latest durations."""
+    """Counts since the start, and the latest durations.
+
+    An image received is one more of those replaced, skipped, stale, bad, processed or failed when
+    it has lost its turn or had it.
+    """
 
     images_received: int = 0
     images_replaced: int = 0  # by a newer one before their turn came
     images_skipped: int = 0  # to keep to the configured rate
     images_stale: int = 0
     images_bad: int = 0
-    images_encoded: int = 0
+    images_processed: int = 0
+    images_failed: int = 0  # the model did
+    encodings: int = 0  # also of replaced images that were asked about, and anew by another model
     model_errors: int = 0
     answers: Counter[Status] = field(default_factory=Counter)
     encode_s: deque[float] = field(default_factory=lambda: deque(maxlen=200))

@@ -273,13 +273,16 @@ class Worker:
 
     def _process_image(self, frame: Frame) -> None:
         start_s = time.perf_counter()
-        failure = self._too_old(frame)
-        if failure is not None:
-            with self._wake:
-                self._statistics.images_stale += 1
-        else:
-            failure = self._encode(frame)
+        failure = self._too_old(frame) or self._encode(frame)
         with self._wake:
+            if failure is None:
+                self._statistics.images_processed += 1
+            elif failure.status is Status.STALE_IMAGE:
+                self._statistics.images_stale += 1
+            elif failure.status is Status.NO_IMAGE:
+                self._statistics.images_bad += 1
+            else:
+                self._statistics.images_failed += 1
             if not self._active:
                 return
             if failure is None:
@@ -364,14 +367,13 @@ class Worker:
             frame.encoded = self._pipeline.encode(frame.image)
         except InvalidInputError as error:
             with self._wake:
-                self._statistics.images_bad += 1
                 self._history.discard(frame)
             self._on_problem("image dropped", str(error))
             return Answer(Status.NO_IMAGE, f"the image cannot be used: {error}", frame.image)
         except Exception as error:
             return self._model_failed(error, frame)
         with self._wake:
-            self._statistics.images_encoded += 1
+            self._statistics.encodings += 1
             self._statistics.encode_s.append(time.perf_counter() - start_s)
             if self._active:
                 self._history.promote(frame, self.settings.frame_history)

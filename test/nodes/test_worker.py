@@ -152,7 +152,30 @@ def test_the_newest_image_wins_and_replaced_ones_are_counted(make_bench):
     statistics = bench.worker.statistics()
     assert statistics.images_received == 6
     assert statistics.images_replaced == 4
-    assert statistics.images_encoded == 2
+    assert statistics.images_processed == 2
+
+
+def test_every_image_is_counted_once(make_bench):
+    bench = make_bench(max_image_age_s=5.0)
+    now_ns = bench.clock()
+    bench.processed_image("first", now_ns)
+    blocked = bench.block()
+    for number in range(1, 4):
+        bench.image(f"image {number}", now_ns + number)
+    for number in (2, 3):  # one was replaced, the other has its turn after this
+        bench.ask(stamp_ns=now_ns + number)
+    bench.pipeline.gate.set()
+    blocked.wait(1)
+    for image, stamp_ns in (("poison", now_ns), ("old", now_ns - 6 * SECOND), ("last", now_ns)):
+        bench.processed_image(image, stamp_ns)
+    bench.image("bad", now_ns)  # does not answer the plan
+    assert bench.problems.wait(2)[-1][0] == "image dropped"
+    bench.ask().wait(1)
+    found = bench.worker.statistics()
+    assert found.images_received == 8
+    assert (found.images_bad, found.images_failed, found.images_stale) == (1, 1, 1)
+    assert (found.images_replaced, found.images_processed) == (2, 3)
+    assert found.encodings == 4
 
 
 def test_older_images_are_found_by_stamp_and_encoded_once(make_bench):
