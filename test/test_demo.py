@@ -9,13 +9,17 @@ from pathlib import Path
 
 import av
 import cv2
+import numpy as np
 import pytest
 import torch
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import CameraInfo
 
-from demo.script import SCRIPT
+from demo.script import SCRIPT, How
 from fpt_ros.bags import BagReader, BagWriter
 from fpt_ros.core.checkpoint import save_checkpoint
 from fpt_ros.core.config import HeadConfig, ModelConfig, PyramidEncoderConfig, TransformerConfig
+from fpt_ros.core.geometry import CropTransform
 from fpt_ros.core.model import FlowPokeModel
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +74,23 @@ def processes_that_mention(path: Path) -> list[str]:
     return found
 
 
+def test_plans_fit_every_image_that_they_meet():
+    with BagReader(ROOT / "demo" / "bag") as bag:
+        infos = [
+            ((time_ns - bag.start_ns) * 1e-9, deserialize_message(cdr, CameraInfo))
+            for _, time_ns, cdr in bag.messages(["/camera/camera_info"])
+        ]
+    assert len({info.height for _, info in infos}) == 2
+    plans = [question for question in SCRIPT if question.how is How.PLAN]
+    for plan, following in zip(plans, [*plans[1:], None], strict=True):
+        (pokes,) = plan.candidates.values()
+        last_s = next((s for s, _ in infos if following and s >= following.at_s), infos[-1][0])
+        for at_s, info in infos:
+            if plan.at_s <= at_s <= last_s:  # the first image after it, too
+                sight = CropTransform(info.width, info.height, 64)
+                assert sight.contains(np.reshape(pokes, (-1, 4))[:, :2]).all(), (plan.id, at_s)
+
+
 def test_a_short_demonstration_over_an_earlier_one(tmp_path, checkpoint, short_bag):
     output = tmp_path / "output"
     for folder in ("bag", "stills"):
@@ -85,7 +106,15 @@ def test_a_short_demonstration_over_an_earlier_one(tmp_path, checkpoint, short_b
     for question in script:
         assert question.id in printed
     assert "no answer" not in printed
-    assert (output / "report.txt").read_text().count("OK") >= 1
+    report = (output / "report.txt").read_text()
+    assert report.count("OK") >= 1
+    reached, processed, *dropped = (
+        int(row.strip().split("  ")[-1].split()[0])
+        for row in report.splitlines()
+        if row.strip().startswith(("images that reached", "images processed", "dropped: "))
+        and "lost" not in row
+    )
+    assert reached == processed + sum(dropped)
 
     with BagReader(output / "bag") as bag, BagReader(short_bag) as sent:
         counts = {topic.name: topic.message_count for topic in bag.topics}
