@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from .config import MIN_HEAD_STD, DinoEncoderConfig, ModelConfig
+from .config import DinoEncoderConfig, ModelConfig
 from .encoder import DinoEncoder, PyramidEncoder, sample_maps
 from .errors import InvalidInputError
-from .mixture import GaussianMixture
+from .mixture import GaussianMixture, displacement_mixture
 from .transformer import ImageKeys, PokeKeys, PokeReference, RmsNorm, TokenEmbedding, Transformer
 
 
@@ -133,19 +133,7 @@ class FlowPokeModel(nn.Module):
 
     def mixture(self, raw: Tensor, dtype: torch.dtype = torch.float64) -> GaussianMixture:
         """Distributions of the displacement, in units of the unit square, from raw [..., 6K]."""
-        head = self.config.head
-        inner = GaussianMixture.from_head(raw, head.n_components, dtype)
-        floor = head.min_std - MIN_HEAD_STD / head.flow_scale
-        if head.flow_scale == 1 and floor == 0 and not head.stays:
-            return inner
-        eye = torch.eye(2, dtype=dtype, device=raw.device)
-        moves = torch.ones(head.n_components, 1, dtype=dtype, device=raw.device)
-        moves[0] = not head.stays
-        return GaussianMixture(
-            inner.log_weights,
-            inner.means * moves / head.flow_scale,
-            inner.scale_tril * moves[..., None] / head.flow_scale + floor * eye,
-        )
+        return displacement_mixture(raw, self.config.head, dtype)
 
     def forward(
         self,
@@ -155,16 +143,26 @@ class FlowPokeModel(nn.Module):
         query_xy: Tensor,
         camera_static: Tensor,
     ) -> Tensor:
+        """Nested training sets in one pass: `encode`, then `nested`."""
+        return self.nested(self.encode(image), poke_xy, poke_flow, query_xy, camera_static)
+
+    def nested(
+        self,
+        context: ImageContext,
+        poke_xy: Tensor,
+        poke_flow: Tensor,
+        query_xy: Tensor,
+        camera_static: Tensor,
+    ) -> Tensor:
         """Nested training sets in one pass: query group g sees pokes 0 .. g-1.
 
-        image [B, 3, H, W], pokes [B, L, 2], query_xy [B, G, n, 2] with G <= L + 1,
-        camera_static bool [B]. Returns the raw head [B, G, n, 6K]. Several outcomes C of the same
-        image share its encoding: pokes [B, C, L, 2], query_xy [B, C, G, n, 2], result
-        [B, C, G, n, 6K].
+        B images, pokes [B, L, 2], query_xy [B, G, n, 2] with G <= L + 1, camera_static bool [B].
+        Returns the raw head [B, G, n, 6K]. Several outcomes C of the same image share its
+        encoding: pokes [B, C, L, 2], query_xy [B, C, G, n, 2], result [B, C, G, n, 6K].
         """
         if poke_xy.ndim == 3:
             each = (poke_xy[:, None], poke_flow[:, None], query_xy[:, None])
-            return self.forward(image, *each, camera_static).squeeze(1)
+            return self.nested(context, *each, camera_static).squeeze(1)
         groups, n = query_xy.shape[2:4]
         if groups > poke_xy.shape[2] + 1:
             raise InvalidInputError(
@@ -172,9 +170,8 @@ class FlowPokeModel(nn.Module):
             )
         # The last group sees groups - 1 pokes; later ones would influence nothing.
         poke_xy, poke_flow = (each[:, :, : groups - 1] for each in (poke_xy, poke_flow))
-        context = self.encode(image)
         pokes = self._no_pokes(context, poke_xy, camera_static)
-        first_hidden = torch.arange(groups, device=image.device).repeat_interleave(n)
+        first_hidden = torch.arange(groups, device=poke_xy.device).repeat_interleave(n)
         raw = self._advance(
             context, pokes, poke_xy, poke_flow, None, query_xy.flatten(2, 3), first_hidden
         )[1]

@@ -39,7 +39,8 @@ class Batch:
 
     `image` uint8 [V, 3, S, S]; `camera_static` bool [V]; `poke_xy`, `poke_flow` [V, O, L, 2];
     `query_xy`, `query_flow` [V, O, L+1, n, 2], group g sees the first g pokes; `query_moves` bool
-    [V, O, L+1, n]. Positions and displacements are float32, unit-square units.
+    [V, O, L+1, n]; `part_xy` [V, M, 2] and `part` int64 [V, M], part ids of random points.
+    Positions and displacements are float32, unit-square units.
     """
 
     image: Tensor
@@ -49,6 +50,8 @@ class Batch:
     query_xy: Tensor
     query_flow: Tensor
     query_moves: Tensor
+    part_xy: Tensor
+    part: Tensor
     n_skipped: int
 
     def to(self, device: torch.device) -> Batch:
@@ -100,7 +103,7 @@ class TrainingBatches(Dataset[Batch]):
         many = selection.many_every > 0 and (step + 1) % selection.many_every == 0
         n_pokes = selection.many_pokes if many else selection.pokes
         n_queries = selection.many_queries if many else selection.queries
-        images, statics, rows, n_skipped = [], [], [], 0
+        images, statics, rows, parts, n_skipped = [], [], [], [], 0
         per_rank = config.batch // self._world
         first = step * config.batch + self._rank * per_rank
         for position in range(first, first + per_rank):
@@ -112,10 +115,12 @@ class TrainingBatches(Dataset[Batch]):
             statics.append(outcomes[0].camera_static)
             wanted = np.any([outcome.moves for outcome in scene], axis=0)
             rows += [each.draw(n_pokes, n_queries, wanted, rng, selection) for each in scene]
+            parts.append(scene[0].draw_parts(selection.part_points, rng))
         poke_xy, poke_flow, query_xy, query_flow, query_moves = (
             torch.from_numpy(np.stack(column)).unflatten(0, (per_rank, config.outcomes))
             for column in zip(*rows, strict=True)
         )
+        part_xy, part = (torch.from_numpy(np.stack(column)) for column in zip(*parts, strict=True))
         return Batch(
             torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy()),
             torch.tensor(statics),
@@ -124,6 +129,8 @@ class TrainingBatches(Dataset[Batch]):
             query_xy,
             query_flow,
             query_moves,
+            part_xy,
+            part,
             n_skipped,
         )
 
@@ -250,6 +257,13 @@ class _Scene:
             self.flow[queries],
             self.moves[queries],
         )
+
+    def draw_parts(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Positions [n, 2] and part ids [n] of points, half of them on parts if there are any."""
+        inside = self.inside.astype(np.float64)
+        part = self.part.ravel()
+        points = _draw(rng, inside * (part > 0), inside, 0.5, n)
+        return self.xy[points], part[points].astype(np.int64)
 
     def _border(self, wanted: np.ndarray) -> np.ndarray:
         """Cells within two of a change between moving and still, or between a moving part's ids."""

@@ -35,6 +35,8 @@ class SelectionConfig:
     """Share of queries where, in any of the view's drawn outcomes, something moves."""
     queries_border: float = 0.15
     """Share of queries within two cells of a border of moving or of parts; the rest is uniform."""
+    part_points: int = 128
+    """Points per view for the part loss."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,9 @@ class TrainConfig:
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
+    part_weight: float = 0.3
+    """Weight of the part loss: which points belong to the same movable part. 0: off, as published;
+    leave it off for data that does not know its parts."""
     learning_rate: float = 7e-4
     encoder_rate: float = 1.0
     """Factor on the learning rate of the image encoder."""

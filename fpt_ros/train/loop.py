@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
@@ -75,8 +76,9 @@ class Trainer:
 
         torch.manual_seed(config.seed)
         self.model = _initial_model(config).to(self.device)
+        self.objective = Objective(self.model, config.part_weight).to(self.device)
         self.ema = AveragedModel(self.model, multi_avg_fn=ema_update(config.ema))
-        self.optimizer = build_optimizer(self.model, config, self.device)
+        self.optimizer = build_optimizer(self.objective, config, self.device)
         self.step = 0
         self.elapsed_s = 0.0
         self.best = math.inf
@@ -91,7 +93,7 @@ class Trainer:
         self.val = ValidationSet.load(
             val_index, config.val_views, config.val_grid, input_px, config.selection.min_motion
         )
-        self.forward: nn.Module = Objective(self.model)
+        self.forward: nn.Module = self.objective
         if self.world > 1:
             # The published layout holds one matrix that never gets a gradient: static_graph.
             self.forward = DistributedDataParallel(self.forward, static_graph=True)
@@ -118,7 +120,7 @@ class Trainer:
         )
         clock = Clock(self.elapsed_s)
         bar = self.reporter.progress_bar() if self.reporter else contextlib.nullcontext()
-        with stop_request() as stop_requested, bar:
+        with stop_request() as stop_requested, bar, _attention_kernel(self.device):
             for batch in loader:
                 self.elapsed_s = clock.now()
                 decision = Decision(
@@ -174,7 +176,7 @@ class Trainer:
                 (loss / len(pieces)).backward()
             for name, value in {"loss": loss.detach(), **measures}.items():
                 totals[name] = totals.get(name, 0) + value / len(pieces)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), config.clip)
         # Gradients are averaged over processes, so every process sees the same verdict.
         if torch.isfinite(norm):
             self.optimizer.step()
@@ -256,7 +258,7 @@ class Trainer:
             "best": self.best,
             "n_bad_in_a_row": self.n_bad_in_a_row,
             "counts": dict(self.counts),
-            "model": self.model.state_dict(),
+            "objective": self.objective.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
@@ -274,7 +276,7 @@ class Trainer:
                 self.data,
             )
         try:
-            self.model.load_state_dict(state["model"])
+            self.objective.load_state_dict(state["objective"])
             self.ema.load_state_dict(state["ema"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step = int(state["step"])
@@ -322,4 +324,11 @@ def _wants_bf16(precision: str, device: torch.device) -> bool:
         return precision == "bf16"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_amx_tile_supported()
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def _attention_kernel(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """On CPUs the backward pass of fused attention costs more than plain matrix products."""
+    if device.type == "cpu":
+        return sdpa_kernel(SDPBackend.MATH)
+    return contextlib.nullcontext()

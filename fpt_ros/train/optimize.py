@@ -9,8 +9,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.train.config import TrainConfig
+from fpt_ros.train.loss import Objective
 
 
 def learning_rate_factor(progress: float, warmup: float) -> float:
@@ -21,15 +21,15 @@ def learning_rate_factor(progress: float, warmup: float) -> float:
 
 
 def build_optimizer(
-    model: FlowPokeModel, config: TrainConfig, device: torch.device
+    objective: Objective, config: TrainConfig, device: torch.device
 ) -> torch.optim.Optimizer:
     """AdamW; matrices decay, gains, biases and other vectors do not."""
-    last = {id(parameter) for parameter in model.out_mlp[-1].parameters()}
+    last = {id(parameter) for parameter in objective.model.out_mlp[-1].parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in objective.named_parameters():
         if parameter.requires_grad:
             rate = config.learning_rate
-            if name.startswith("image_embedder."):
+            if name.startswith("model.image_embedder."):
                 rate *= config.encoder_rate
             elif id(parameter) in last:
                 rate *= config.head_rate

@@ -160,3 +160,15 @@ def test_only_unusable_samples_stop_the_run(toy, config, tmp_path):
     config = TrainConfig(**{**vars(config), "data": tmp_path})
     with pytest.raises(InvalidInputError, match="in a row cannot be used"):
         batches(config)[0]
+
+
+def test_points_for_the_part_loss_carry_their_part(config):
+    """All of the square moves and nothing else, so in each view its points lie where it lies."""
+    batch = batches(config)[0]
+    assert batch.part_xy.shape == (8, 128, 2)
+    assert 0.4 < (batch.part > 0).float().mean() < 0.75
+    for view in range(8):
+        moving = batch.query_xy[view][batch.query_moves[view]]
+        on_square = batch.part_xy[view][batch.part[view] > 0]
+        distance = torch.cdist(on_square, moving).min(1).values
+        assert distance.max() < 4 * 2 / 16  # nothing is further than a few cells of the 16

@@ -6,7 +6,7 @@ import torch
 from fpt_ros.core.config import DinoEncoderConfig, HeadConfig, ModelConfig, TransformerConfig
 from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.train.batches import Batch
-from fpt_ros.train.loss import Objective, to_model_range
+from fpt_ros.train.loss import Objective, PartLoss, to_model_range
 
 VIEWS, OUTCOMES, POKES, QUERIES = 2, 3, 3, 2
 
@@ -42,6 +42,8 @@ def batch():
         query_xy=draw(*rows, POKES + 1, QUERIES),
         query_flow=draw(*rows, POKES + 1, QUERIES) - 0.5,
         query_moves=torch.ones(*rows, POKES + 1, QUERIES, dtype=torch.bool),
+        part_xy=draw(VIEWS, 6),
+        part=torch.tensor([[0, 0, 1, 1, 2, 2], [0] * 6]),
         n_skipped=0,
     )
 
@@ -94,3 +96,41 @@ def test_a_set_does_not_see_later_pokes(model, batch):
     changed = (group_losses() - before).abs().amax(dim=(0, 1, 3, 4))
     assert changed[:2].max() < 1e-6
     assert changed[2:].min() > 1e-4
+
+
+def test_part_loss_equals_its_definition():
+    """Every pair of points on its own; the second view is empty but for the world."""
+    torch.manual_seed(0)
+    loss = PartLoss(channels=5)
+    features = torch.randn(2, 6, 5)
+    part = torch.tensor([[0, 0, 1, 1, 2, 1], [0] * 6])
+    alike, different, movable = [], [], []
+    for view in range(2):
+        for i in range(6):
+            truth = float(part[view, i] > 0)
+            p = loss.movable(features[view, i]).sigmoid()
+            movable.append(-(truth * p.log() + (1 - truth) * (1 - p).log()))
+            for j in range(6):
+                if i == j or part[view, i] == part[view, j] == 0:
+                    continue
+                a, b = (loss.embed(features[view, k]) for k in (i, j))
+                cosine = a @ b / a.norm() / b.norm()
+                p = (loss.sharpness * cosine + loss.same_bias).sigmoid()
+                if part[view, i] == part[view, j]:
+                    alike.append(-p.log())
+                else:
+                    different.append(-(1 - p).log())
+    means = [torch.stack(each).mean() for each in (alike, different, movable)]
+    torch.testing.assert_close(loss(features, part), sum(means) / 2)
+    assert loss(features, torch.zeros_like(part)).isfinite()
+
+
+def test_part_loss_reaches_the_encoder_only(model, batch):
+    plain = Objective(model)(batch)[0]
+    torch.manual_seed(0)
+    objective = Objective(model, part_weight=0.5)
+    total, measures = objective(batch)
+    torch.testing.assert_close(total - plain, 0.5 * measures["part"], check_dtype=False)
+    others = [p for p in model.transformer.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(total - plain, others, allow_unused=True)
+    assert all(each is None or each.abs().max() < 1e-6 for each in gradients)
