@@ -236,7 +236,7 @@ class Trainer:
             "processes": self.world,
             "validation": self.validation,
             "skipped": dict(self.counts),
-            "command": shlex.join(["fpt", "train", *sys.argv[1:]]),
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         }
         save_checkpoint(
             path,
