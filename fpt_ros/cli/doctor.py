@@ -288,9 +288,10 @@ def _network() -> Finding:
     works, detail = _probe(
         "import time, numpy, torch\n"
         "from fpt_ros.core.config import FPT_SMALL\n"
+        "from fpt_ros.core.engine import TorchEngine\n"
         "from fpt_ros.core.model import FlowPokeModel\n"
         "from fpt_ros.core.predictor import MotionPredictor\n"
-        "predictor = MotionPredictor(FlowPokeModel(FPT_SMALL))\n"
+        "predictor = MotionPredictor(TorchEngine(FlowPokeModel(FPT_SMALL)))\n"
         "image = numpy.zeros((480, 640, 3), numpy.uint8)\n"
         "for _ in range(2):\n"
         "    start = time.perf_counter()\n"

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .model import FlowPokeModel, ImageContext
+from .engine import Engine
 
 
 def sample_jointly(
-    model: FlowPokeModel,
-    image: ImageContext,
+    engine: Engine,
+    image: Any,
     poke_xy: Tensor,
     poke_flow: Tensor,
     points: Tensor,
@@ -28,8 +29,8 @@ def sample_jointly(
     on. The keys and values of all pokes are cached, so that a step costs two tokens per sample.
 
     Args:
-        model: the network.
-        image: what it knows of one image (B = 1).
+        engine: what runs the network.
+        image: what it knows of the image.
         poke_xy: [P, 2] in the unit square; P may be 0.
         poke_flow: [P, 2].
         points: [N, 2] in the unit square; N may be 0.
@@ -48,14 +49,14 @@ def sample_jointly(
     if n_points == 0:
         return flows
     start_xy, start_flow = (each.expand(1, n_samples, -1, -1) for each in (poke_xy, poke_flow))
-    pokes = model.condition(image, start_xy, start_flow, camera_static=camera_static)
-    raw = model.query(image, pokes, visited[None, :, :1])
+    pokes = engine.condition(image, start_xy, start_flow, camera_static=camera_static)
+    raw = engine.query(image, pokes, visited[None, :, :1])
     for step in range(n_points):
         between_steps()
-        drawn = model.mixture(raw[0, :, 0].cpu()).sample(1, generator)[0]
+        drawn = engine.mixture(raw[0, :, 0].cpu()).sample(1, generator)[0]
         flows[:, step] = drawn.to(flows)
         if step + 1 < n_points:
             here, there = visited[None, :, step, None], visited[None, :, step + 1, None]
-            pokes, raw = model.extend(image, pokes, here, flows[None, :, step, None], there)
+            pokes, raw = engine.extend(image, pokes, here, flows[None, :, step, None], there)
     unordered = torch.empty_like(flows)
     return unordered.scatter_(1, order[..., None].expand_as(flows), flows)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .config import MIN_HEAD_STD
+from .config import MIN_HEAD_STD, HeadConfig
 from .errors import InvalidInputError
 from .regions import box_probability, disc_probability
 
@@ -333,6 +333,24 @@ class GaussianMixture:
 
 def _squareplus(v: Tensor) -> Tensor:
     return (v + torch.sqrt(v * v + 4)) / 2
+
+
+def displacement_mixture(
+    raw: Tensor, head: HeadConfig, dtype: torch.dtype = torch.float64
+) -> GaussianMixture:
+    """Distributions of the displacement, in units of the unit square, from raw [..., 6K]."""
+    inner = GaussianMixture.from_head(raw, head.n_components, dtype)
+    floor = head.min_std - MIN_HEAD_STD / head.flow_scale
+    if head.flow_scale == 1 and floor == 0 and not head.stays:
+        return inner
+    eye = torch.eye(2, dtype=dtype, device=raw.device)
+    moves = torch.ones(head.n_components, 1, dtype=dtype, device=raw.device)
+    moves[0] = not head.stays
+    return GaussianMixture(
+        inner.log_weights,
+        inner.means * moves / head.flow_scale,
+        inner.scale_tril * moves[..., None] / head.flow_scale + floor * eye,
+    )
 
 
 def _lower(l00: Tensor, l10: Tensor, l11: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntFlag
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,11 +28,11 @@ from torch import Tensor
 
 from .checkpoint import load_checkpoint
 from .checks import checked_image, checked_points, checked_pokes
+from .engine import Engine, TorchEngine
 from .errors import InvalidInputError, NoImageError
 from .geometry import CropTransform
 from .joint import sample_jointly
 from .mixture import GaussianMixture
-from .model import FlowPokeModel, ImageContext
 from .parts import DEFAULT_THRESHOLD_NATS, influence, moving_part_mask
 
 # Tokens (candidates x points) that go through the network at once: about 450 MB with FPT-Base.
@@ -84,7 +84,7 @@ class EncodedFrame:
     """An image after the encoder. Any number of questions may be asked about it, in any order."""
 
     transform: CropTransform
-    context: ImageContext
+    context: Any  # of the engine that encoded it
     # Answers on grids, by pokes (as bytes), grid size and static camera: all unconditional ones,
     # which every score needs, and the latest other one, which all maps for the same pokes share.
     grids: dict[tuple[bytes, int, bool], Motion] = field(default_factory=dict)
@@ -98,38 +98,21 @@ class MotionPredictor:
 
     def __init__(
         self,
-        model: FlowPokeModel,
-        device: torch.device | str = "cpu",
+        engine: Engine,
         horizon_s: float = 0.0,
         model_id: str = "",
         between_chunks: Callable[[], object] = lambda: None,
     ) -> None:
-        """Wrap a network, which is moved to the device and switched to evaluation.
+        """Wrap a network.
 
         Args:
-            model: the network, in float32 or float64: positions and harmonics do not survive
-                less. For bfloat16, call the methods under torch.autocast.
-            device: where to run it.
+            engine: what runs it, and where.
             horizon_s: seconds that a displacement takes; 0 means unknown.
             model_id: name of the weights, for logs and messages.
             between_chunks: called before each piece of a long computation; raise from it to
                 abandon the computation.
-
-        Raises:
-            InvalidInputError: the parameters have another dtype, or there is no such device.
         """
-        self._dtype = next(model.parameters()).dtype
-        if self._dtype not in (torch.float32, torch.float64):
-            raise InvalidInputError(
-                f"the network must be float32 or float64, got {self._dtype}; for bfloat16 use "
-                "torch.autocast"
-            )
-        try:
-            self.device = torch.device(device)
-            self.model = model.to(self.device).eval()
-        except (RuntimeError, AssertionError) as error:  # the latter: PyTorch without CUDA
-            reason = str(error).partition("\n")[0]
-            raise InvalidInputError(f"device {str(device)!r} cannot be used: {reason}") from error
+        self.engine = engine
         self.horizon_s = horizon_s
         self.model_id = model_id
         self.between_chunks = between_chunks
@@ -145,8 +128,7 @@ class MotionPredictor:
         """
         checkpoint = load_checkpoint(path)
         return cls(
-            checkpoint.build_model(),
-            device,
+            TorchEngine(checkpoint.build_model(), device),
             horizon_s=checkpoint.horizon_s,
             model_id=checkpoint.sha256[:12],
         )
@@ -159,9 +141,9 @@ class MotionPredictor:
         """
         rgb = checked_image(rgb)
         height_px, width_px = rgb.shape[:2]
-        transform = CropTransform(width_px, height_px, self.model.config.encoder.input_px)
-        pixels = transform.crop_and_resize(rgb).to(self.device, self._dtype)
-        return EncodedFrame(transform, self.model.encode(pixels[None] / 127.5 - 1))
+        transform = CropTransform(width_px, height_px, self.engine.config.encoder.input_px)
+        pixels = transform.crop_and_resize(rgb).to(self.engine.device)
+        return EncodedFrame(transform, self.engine.encode(pixels[None]))
 
     def set_image(self, rgb: NDArray[np.uint8]) -> None:
         """Encode an image as `encode_image` does; questions without a frame are about this one."""
@@ -276,7 +258,7 @@ class MotionPredictor:
         step = max(1, _JOINT_TOKENS // max(1, len(poke_set) + len(unit)))
         for low in range(0, n_samples, step):
             flow = sample_jointly(
-                self.model,
+                self.engine,
                 frame.context,
                 poke_xy[0, 0],
                 poke_flow[0, 0],
@@ -362,10 +344,10 @@ class MotionPredictor:
         return frame
 
     def _tensor(self, values: NDArray[np.float32]) -> Tensor:
-        return torch.from_numpy(values).to(self.device, self._dtype)
+        return torch.from_numpy(values).to(self.engine.device, self.engine.dtype)
 
     def _flag(self, camera_static: bool) -> Tensor:
-        return torch.tensor([bool(camera_static)], device=self.device)
+        return torch.tensor([bool(camera_static)], device=self.engine.device)
 
     def _poke_batch(
         self, frame: EncodedFrame, poke_sets: Sequence[NDArray[np.float32]]
@@ -377,7 +359,7 @@ class MotionPredictor:
             row[: len(pokes), :2] = frame.transform.to_unit(pokes[:, :2])
             row[: len(pokes), 2:] = frame.transform.displacement_to_unit(pokes[:, 2:])
         both = self._tensor(padded)
-        return both[..., :2], both[..., 2:], torch.tensor([counts], device=self.device)
+        return both[..., :2], both[..., 2:], torch.tensor([counts], device=self.engine.device)
 
     def _answer(
         self,
@@ -390,13 +372,15 @@ class MotionPredictor:
         transform = frame.transform
         seen = transform.contains(points_px)
         points = self._tensor(transform.to_unit(points_px[seen]))
-        outputs = 6 * self.model.config.head.n_components
-        raw = torch.full((len(poke_sets), len(points_px), outputs), torch.nan, dtype=self._dtype)
+        outputs = 6 * self.engine.config.head.n_components
+        raw = torch.full(
+            (len(poke_sets), len(points_px), outputs), torch.nan, dtype=self.engine.dtype
+        )
         columns = torch.from_numpy(np.flatnonzero(seen))
         for group in _groups(poke_sets):
             poke_xy, poke_flow, counts = self._poke_batch(frame, poke_sets[group])
             self.between_chunks()
-            pokes = self.model.condition(
+            pokes = self.engine.condition(
                 frame.context, poke_xy, poke_flow, counts, self._flag(camera_static)
             )
             n_candidates, n_pokes = poke_xy.shape[1:3]
@@ -404,7 +388,7 @@ class MotionPredictor:
             for low in range(0, len(points), step):
                 self.between_chunks()
                 chunk = points[low : low + step].expand(1, n_candidates, -1, -1)
-                answer = self.model.query(frame.context, pokes, chunk)[0]
+                answer = self.engine.query(frame.context, pokes, chunk)[0]
                 raw[group, columns[low : low + step]] = answer.to(raw)
         finite = raw.isfinite().all(-1)
         raw[~finite] = torch.nan
@@ -412,7 +396,7 @@ class MotionPredictor:
         flags |= np.where(seen, 0, PointFlag.OUTSIDE_ROI)
         flags |= np.where(transform.in_image(points_px), 0, PointFlag.OUTSIDE_IMAGE)
         scale = transform.displacement_to_source(torch.eye(2, dtype=torch.float64))
-        return self.model.mixture(raw).affine(scale), flags.astype(np.uint8)
+        return self.engine.mixture(raw).affine(scale), flags.astype(np.uint8)
 
 
 def _groups(poke_sets: Sequence[NDArray[np.float32]]) -> Iterator[slice]:

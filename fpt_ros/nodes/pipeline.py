@@ -14,6 +14,7 @@ from std_msgs.msg import Header
 
 from fpt_ros import convert, draw
 from fpt_ros.core.checkpoint import Checkpoint
+from fpt_ros.core.engine import TorchEngine
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.parts import influence, moving_part_mask
 from fpt_ros.core.predictor import EncodedFrame, Motion, MotionPredictor
@@ -62,8 +63,7 @@ class PredictorPipeline:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.checkpoint = checkpoint
         self.predictor = MotionPredictor(
-            checkpoint.build_model(),
-            device,
+            TorchEngine(checkpoint.build_model(), device),
             horizon_s=checkpoint.horizon_s,
             model_id=checkpoint.sha256[:12],
             between_chunks=surroundings.check,
@@ -139,8 +139,8 @@ class PredictorPipeline:
 
     def info(self, header: Header) -> ModelInfo:
         """Describe the model."""
-        config, device = self.predictor.model.config, self.predictor.device
-        checkpoint, dtype = self.checkpoint, next(self.predictor.model.parameters()).dtype
+        engine, checkpoint = self.predictor.engine, self.checkpoint
+        config = engine.config
         return ModelInfo(
             header=header,
             model_id=self.predictor.model_id,
@@ -150,10 +150,10 @@ class PredictorPipeline:
             input_size=config.encoder.input_px,
             num_components=config.head.n_components,
             horizon=convert.duration(checkpoint.horizon_s),
-            engine="torch",
-            engine_key=f"torch {torch.__version__} {device} {str(dtype).removeprefix('torch.')}",
-            device=str(device),
-            parity_error=0.0,  # this engine is the reference
+            engine=engine.name,
+            engine_key=engine.key,
+            device=str(engine.device),
+            parity_error=engine.parity_error,
         )
 
     def _predict(self, encoded: EncodedFrame, question: convert.Question) -> Motion:

@@ -20,6 +20,7 @@ from fpt_ros.core.config import (
     ModelConfig,
     TransformerConfig,
 )
+from fpt_ros.core.engine import TorchEngine
 from fpt_ros.core.errors import InvalidInputError, NoImageError
 from fpt_ros.core.geometry import CropTransform
 from fpt_ros.core.mixture import GaussianMixture
@@ -52,7 +53,7 @@ def picture(height=100, width=140, seed=1):
 
 @pytest.fixture
 def predictor():
-    predictor = MotionPredictor(network(), horizon_s=0.5)
+    predictor = MotionPredictor(TorchEngine(network()), horizon_s=0.5)
     predictor.set_image(picture())
     return predictor
 
@@ -65,21 +66,17 @@ def assert_same(one: GaussianMixture, other: GaussianMixture, tolerance=1e-4):
 
 
 def test_predict_is_the_network_in_pixels_of_the_image(predictor):
-    motion = predictor.predict(POKES, QUERIES)
+    motion, model = predictor.predict(POKES, QUERIES), predictor.engine.model
     # 140 x 100: the middle 100 columns, from column 20 on.
     crop = torch.from_numpy(picture()[:, 20:120].copy()).permute(2, 0, 1)[None]
     pixels = F.interpolate(crop, (56, 56), mode="bicubic", antialias=True).float()
     corner = torch.tensor([20.0, 0.0])
     with torch.no_grad():
-        image = predictor.model.encode(pixels / 127.5 - 1)
+        image = model.encode(pixels / 127.5 - 1)
         pokes = torch.from_numpy(POKES)[None, None]
-        context = predictor.model.condition(
-            image, (pokes[..., :2] - corner) / 100, pokes[..., 2:] / 100
-        )
-        raw = predictor.model.query(
-            image, context, (torch.from_numpy(QUERIES)[None, None] - corner) / 100
-        )
-        unit = predictor.model.mixture(raw)[0, 0]
+        context = model.condition(image, (pokes[..., :2] - corner) / 100, pokes[..., 2:] / 100)
+        raw = model.query(image, context, (torch.from_numpy(QUERIES)[None, None] - corner) / 100)
+        unit = model.mixture(raw)[0, 0]
     torch.testing.assert_close(motion.mixture.weights, unit.weights)
     torch.testing.assert_close(motion.mixture.means, unit.means * 100)
     torch.testing.assert_close(motion.mixture.covariances, unit.covariances * 100**2)
@@ -128,14 +125,14 @@ def test_points_the_model_did_not_see_are_flagged_and_nan(predictor):
 
 
 def test_an_overflow_is_flagged_where_it_happens(predictor, monkeypatch):
-    query = predictor.model.query
+    query = predictor.engine.query
 
     def overflowing(image, pokes, points):
         raw = query(image, pokes, points)
         raw[0, 0, 1, 4] = math.inf
         return raw
 
-    monkeypatch.setattr(predictor.model, "query", overflowing)
+    monkeypatch.setattr(predictor.engine, "query", overflowing)
     motion = predictor.predict(POKES, QUERIES)
     assert motion.flags.tolist() == [0, PointFlag.NONFINITE, 0]
     assert motion.mixture.mean().isnan().any(-1).tolist() == [False, True, False]
@@ -162,7 +159,7 @@ def test_no_pokes_is_the_unconditional_answer(predictor, empty):
 def test_the_unconditional_grid_is_computed_once_per_frame(predictor, monkeypatch):
     grids = [predictor.unconditional_grid(4), predictor.unconditional_grid(4, camera_static=False)]
     assert not torch.allclose(grids[0].mixture.means, grids[1].mixture.means)
-    monkeypatch.setattr(predictor.model, "query", None)
+    monkeypatch.setattr(predictor.engine, "query", None)
     assert predictor.unconditional_grid(4) is grids[0]
     assert predictor.unconditional_grid(4, camera_static=False) is grids[1]
     with pytest.raises(TypeError):
@@ -172,7 +169,7 @@ def test_the_unconditional_grid_is_computed_once_per_frame(predictor, monkeypatc
 def test_maps_for_the_same_pokes_share_one_answer(predictor, monkeypatch):
     grid = predictor.predict_grid(POKES, 4)
     unconditional = predictor.unconditional_grid(4)
-    monkeypatch.setattr(predictor.model, "query", None)
+    monkeypatch.setattr(predictor.engine, "query", None)
     predictor.uncertainty(POKES, 4)
     predictor.moving_parts(POKES, 4)
     assert predictor.predict_grid(POKES, 4) is grid
@@ -226,7 +223,7 @@ def brute_force(predictor, frame, pokes, points, order, generator):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_joint_samples_equal_those_computed_without_a_cache(dtype, monkeypatch):
     monkeypatch.setattr("fpt_ros.core.checks.MAX_POKE_SIDES", math.inf)
-    predictor = MotionPredictor(network().to(dtype))
+    predictor = MotionPredictor(TorchEngine(network().to(dtype)))
     frame = predictor.encode_image(picture())
     points = np.array([[30, 20], [50, 80], [90, 40], [110, 95], [64, 64]], np.float32)
     flows = predictor.sample_jointly(
@@ -354,7 +351,7 @@ def test_checkpoints_of_any_configuration(tmp_path, config):
     loaded = MotionPredictor.from_checkpoint(tmp_path / "a.safetensors")
     assert loaded.horizon_s == 0.25
     assert len(loaded.model_id) == 12
-    original = MotionPredictor(model)
+    original = MotionPredictor(TorchEngine(model))
     for each in (loaded, original):
         each.set_image(picture())
     assert_same(loaded.predict(POKES, QUERIES).mixture, original.predict(POKES, QUERIES).mixture, 0)
@@ -380,7 +377,7 @@ def test_a_long_computation_can_be_abandoned(monkeypatch):
             raise Stop
 
     monkeypatch.setattr(predictor_module, "_TOKENS", 1)
-    predictor = MotionPredictor(network(), between_chunks=hook)
+    predictor = MotionPredictor(TorchEngine(network()), between_chunks=hook)
     predictor.set_image(picture())
     with pytest.raises(Stop):
         predictor.predict_grid(POKES, 4)
@@ -406,7 +403,7 @@ def test_a_long_computation_can_be_abandoned(monkeypatch):
 )
 def test_asking_before_there_is_an_image(ask):
     with pytest.raises(NoImageError, match="set_image"):
-        ask(MotionPredictor(network()))
+        ask(MotionPredictor(TorchEngine(network())))
 
 
 @pytest.mark.parametrize(
@@ -477,14 +474,14 @@ def test_other_bad_arguments(predictor):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_networks_too_coarse_for_positions_are_refused(dtype):
-    with pytest.raises(InvalidInputError, match="autocast"):
-        MotionPredictor(network().to(dtype))
+    with pytest.raises(InvalidInputError, match="bf16"):
+        TorchEngine(network().to(dtype))
 
 
 @pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
 def test_devices_that_are_not_there_are_named(device):
     with pytest.raises(InvalidInputError, match=f"device '{device}' cannot be used: .+"):
-        MotionPredictor(network(), device)
+        TorchEngine(network(), device)
 
 
 @settings(max_examples=40, deadline=None)
@@ -494,7 +491,7 @@ def test_devices_that_are_not_there_are_named(device):
     arrays(np.float32, st.tuples(st.integers(0, 3), st.just(2))),
 )
 def test_any_numbers_give_an_answer_or_a_typed_error(size, pokes, queries):
-    predictor = MotionPredictor(SHARED)
+    predictor = MotionPredictor(TorchEngine(SHARED))
     predictor.set_image(np.zeros((*size, 3), np.uint8))
     try:
         motion = predictor.predict(pokes, queries)
