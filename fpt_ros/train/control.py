@@ -27,7 +27,9 @@ class Decision:
         if not dist.is_initialized():
             return self
         wire = torch.tensor(
-            [self.progress, self.stop, self.checkpoint, self.validate], dtype=torch.float64
+            [self.progress, self.stop, self.checkpoint, self.validate],
+            dtype=torch.float64,
+            device="cuda" if dist.get_backend() == "nccl" else "cpu",
         )
         dist.broadcast(wire, src=0)
         progress, stop, checkpoint, check = wire.tolist()
@@ -78,7 +80,12 @@ def process_group() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    backend = "gloo"
+    if torch.cuda.is_available():
+        # Otherwise all processes would put what names no device onto the first GPU.
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        backend = "nccl"
+    dist.init_process_group(backend)
     try:
         yield
     finally:

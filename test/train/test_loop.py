@@ -126,6 +126,9 @@ def test_two_processes_equal_one(config):
         [sys.executable, *torchrun, *command(two)[1:]], env=environment(), check=True, timeout=300
     )
     assert_same_weights(one, load_state(two.out), tolerance=2e-4)
+    training = load_checkpoint(two.out / "last.safetensors").training
+    assert training["processes"] == 2
+    assert training["command"].startswith(f"train.py --data {config.data}")
 
 
 def test_accumulation_changes_nothing(config):
