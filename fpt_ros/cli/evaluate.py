@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from fpt_ros.data.samples import ShardIndex
-    from fpt_ros.evaluate.runner import TestSample
 
 
 def evaluate(
@@ -54,7 +48,7 @@ def evaluate(
     from fpt_ros.core.predictor import MotionPredictor
     from fpt_ros.data.samples import ShardIndex, describe
     from fpt_ros.evaluate import report
-    from fpt_ros.evaluate.runner import EvaluationSettings
+    from fpt_ros.evaluate.runner import EvaluationSettings, load_samples
     from fpt_ros.evaluate.runner import evaluate as run
     from fpt_ros.weights import default_checkpoint
 
@@ -82,7 +76,7 @@ def evaluate(
             raise InvalidInputError(f"outcomes must be at least 1, got {outcomes}")
         fewer = [replace(view, outcomes=view.outcomes[:outcomes]) for view in index.views]
         index = replace(index, views=fewer)
-    progress = track(_samples(index), total=index.n_outcomes, description="evaluating")
+    progress = track(load_samples(index), total=index.n_outcomes, description="evaluating")
     records = list(run(predictor, progress, settings))
     facts = {
         "checkpoint": f"{checkpoint.name} ({predictor.model_id})",
@@ -94,29 +88,3 @@ def evaluate(
     text = report.save(out, f"Evaluation on {split}", records, facts)
     Console().print(Markdown(text))
     print(f"written: {out}/report.md, report.json, report.png")
-
-
-def _samples(index: ShardIndex) -> Iterator[TestSample]:
-    """Every outcome of every view; damaged ones are counted by the index and passed over."""
-    from fpt_ros.data.samples import BadSampleError, ShardReader
-    from fpt_ros.evaluate.runner import TestSample
-
-    reader = ShardReader()
-    for view in index.views:
-        for outcome in view.outcomes:
-            try:
-                motion = reader.motion(outcome, min_motion=0.0)
-                image = reader.image(outcome)
-            except BadSampleError as error:
-                index.skipped["unreadable sample"] += 1
-                print(error, file=sys.stderr)
-                continue
-            yield TestSample(
-                key=outcome.key,
-                family=view.family,
-                scene=f"{view.family}-{view.scene_seed}",
-                image=image,
-                flow=motion.flow,
-                valid=motion.valid,
-                camera_static=motion.camera_static,
-            )

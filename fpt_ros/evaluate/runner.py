@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.mixture import GaussianMixture
 from fpt_ros.core.parts import DEFAULT_THRESHOLD_NATS
 from fpt_ros.core.predictor import MotionPredictor
-from fpt_ros.data.samples import cell_centres
+from fpt_ros.data.samples import BadSampleError, ShardIndex, ShardReader, cell_centres
 from fpt_ros.evaluate import baselines, metrics
+
+log = logging.getLogger(__name__)
 
 MODEL = "model"
 
@@ -35,6 +38,29 @@ class TestSample:
     camera_static: bool
 
 
+def load_samples(index: ShardIndex) -> Iterator[TestSample]:
+    """Every outcome of every view; damaged ones are counted by the index and passed over."""
+    reader = ShardReader()
+    for view in index.views:
+        for outcome in view.outcomes:
+            try:
+                motion = reader.motion(outcome, min_motion=0.0)
+                image = reader.image(outcome)
+            except BadSampleError as error:
+                index.skipped["unreadable sample"] += 1
+                log.warning("passed over: %s", error)
+                continue
+            yield TestSample(
+                key=outcome.key,
+                family=view.family,
+                scene=f"{view.family}-{view.scene_seed}",
+                image=image,
+                flow=motion.flow,
+                valid=motion.valid,
+                camera_static=motion.camera_static,
+            )
+
+
 @dataclass(frozen=True)
 class EvaluationSettings:
     """What is measured; kept with every number."""
@@ -46,6 +72,8 @@ class EvaluationSettings:
     joint_scenes: int = 40
     joint_samples: int = 8
     joint_points: int = 48
+    # What the model is compared with; names of evaluate.baselines.
+    compare_with: tuple[str, ...] = tuple(baselines.BASELINES)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -208,7 +236,7 @@ def evaluate(
             if not sample.camera_static:
                 record |= {name: float("nan") for name in record if name.startswith("iou")}
             yield record
-            for name in baselines.BASELINES:
+            for name in settings.compare_with:
                 flow = baselines.predict(name, sample.image, pokes[:, :2], pokes[:, 2:], xy)
                 row = common | {"method": name} | _flow_record(flow, truth, moving)
                 if not sample.camera_static:
