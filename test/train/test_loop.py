@@ -54,7 +54,7 @@ def final_state(config):
 
 
 def assert_same_weights(a, b, tolerance=0.0):
-    for key in ("model", "ema"):
+    for key in ("objective", "ema"):
         assert a[key].keys() == b[key].keys()
         for name, value in a[key].items():
             torch.testing.assert_close(value, b[key][name], rtol=0, atol=tolerance)
