@@ -1,0 +1,1 @@
+"""How fast is it, against the plain implementation and against what the machine can do?"""
