@@ -116,10 +116,11 @@ class Asker:
         elif topic == MODEL_INFO:
             self.model = deserialize_message(cdr, kind)
         elif topic == DIAGNOSTICS:
-            for status in deserialize_message(cdr, kind).status:
+            report: DiagnosticArray = deserialize_message(cdr, kind)
+            for status in report.status:
                 self.complaint = status.message if status.level == DiagnosticStatus.ERROR else ""
         elif topic in (MOTION, WHAT_IF_MOTION):
-            answer = deserialize_message(cdr, kind)
+            answer: MotionDistribution = deserialize_message(cdr, kind)
             self._unanswered.discard(answer.id)
             if topic == MOTION:
                 self.motions += 1

@@ -15,7 +15,10 @@ from fpt_ros.core.predictor import MotionPredictor
 from fpt_ros.weights import default_checkpoint
 
 file, *numbers = sys.argv[1:]
-rgb = cv2.imread(file)[..., ::-1]
+bgr = cv2.imread(file)
+if bgr is None:
+    sys.exit(f"{file} is not a picture that OpenCV reads")
+rgb = np.asarray(bgr[..., ::-1], np.uint8)
 poke = np.array([numbers], dtype=float)  # [1, 4]: x, y, dx, dy in pixels
 
 # The image is encoded once; every question after that is about it.
