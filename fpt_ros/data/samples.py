@@ -30,6 +30,10 @@ log = logging.getLogger(__name__)
 
 MEMBERS = ("jpg", "npz", "json")
 
+MOVING = 0.01
+"""A point moves when it is displaced by more than this share of the image side (the rule by which a
+camera is called static, too)."""
+
 
 class BadSampleError(InvalidInputError):
     """A sample of a shard cannot be used; the message says which one and why."""

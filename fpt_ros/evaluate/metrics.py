@@ -12,9 +12,6 @@ import torch
 from fpt_ros.core.mixture import GaussianMixture
 
 REPORT_SIDE_PX = 448
-# A point moves when it travels further than this share of the image side (spec: the rule by which
-# a camera is called static).
-MOVING_THRESHOLD = 0.01
 PCK_THRESHOLDS_PX = (2.0, 4.0, 8.0, 16.0, 32.0)
 
 

@@ -15,7 +15,7 @@ from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.mixture import GaussianMixture
 from fpt_ros.core.parts import DEFAULT_THRESHOLD_NATS
 from fpt_ros.core.predictor import MotionPredictor
-from fpt_ros.data.samples import BadSampleError, ShardIndex, ShardReader, cell_centres
+from fpt_ros.data.samples import MOVING, BadSampleError, ShardIndex, ShardReader, cell_centres
 from fpt_ros.evaluate import baselines, metrics
 
 log = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ def _share_below(values: np.ndarray, limit: float) -> float:
 def _flow_record(flow: np.ndarray, truth: np.ndarray, moving: np.ndarray) -> dict[str, float]:
     """Measures that need only one predicted flow per point."""
     error = metrics.endpoint_error_px(flow, truth)
-    predicted_moving = np.linalg.norm(flow, axis=-1) > metrics.MOVING_THRESHOLD
+    predicted_moving = np.linalg.norm(flow, axis=-1) > MOVING
     record = {
         "epe_all_px": float(error.mean()),
         "epe_moving_px": float(error[moving].mean()),
@@ -187,7 +187,7 @@ def evaluate(
         known = sample.valid.ravel()
         xy = cell_centres(sample.flow.shape[0])[known]
         truth = sample.flow.reshape(-1, 2)[known].astype(np.float64)
-        moving = np.linalg.norm(truth, axis=-1) > metrics.MOVING_THRESHOLD
+        moving = np.linalg.norm(truth, axis=-1) > MOVING
         if not moving.any():
             continue
         seed = zlib.crc32(sample.key.encode()) ^ settings.seed

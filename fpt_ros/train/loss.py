@@ -9,10 +9,8 @@ from torch import Tensor, nn
 from fpt_ros.core.encoder import sample_maps
 from fpt_ros.core.mixture import GaussianMixture
 from fpt_ros.core.model import FlowPokeModel
+from fpt_ros.evaluate.metrics import REPORT_SIDE_PX
 from fpt_ros.train.batches import Batch
-
-REPORT_SIDE_PX = 448
-"""Errors are reported in pixels of an image this wide, the size the published model works at."""
 
 
 def to_model_range(image: Tensor) -> Tensor:

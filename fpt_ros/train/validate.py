@@ -14,7 +14,8 @@ from fpt_ros.core.mixture import GaussianMixture
 from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.data.augment import IDENTITY
 from fpt_ros.data.samples import BadSampleError, ShardIndex, ShardReader, cell_centres
-from fpt_ros.train.loss import REPORT_SIDE_PX, to_model_range
+from fpt_ros.evaluate.metrics import REPORT_SIDE_PX
+from fpt_ros.train.loss import to_model_range
 
 log = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpt_ros.core.errors import InvalidInputError
+from fpt_ros.data.samples import MOVING
 from fpt_ros.data.scenes.camera import displaced, moved_camera
 from fpt_ros.data.scenes.families import FAMILIES, UNSEEN_FAMILIES, WEIGHTS
 from fpt_ros.data.scenes.flow import Poses, carry, displacement, visible_at
@@ -22,8 +23,6 @@ SPLITS = ("train", "val", "test")
 Rng = np.random.Generator
 Array = NDArray[np.float64]
 
-MOVING = 0.01
-"""A point moves when it is displaced by more than this share of the image side."""
 _FEWEST_MOVING, _MOST_MOVING = 0.004, 0.6
 
 
