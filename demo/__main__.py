@@ -37,7 +37,7 @@ PLAY_TIMEOUT_S = 60.0  # longer than the recording lasts
 ANSWER_TIMEOUT_S = 20.0  # after the last image
 LAST_DIAGNOSTICS_S = 1.5  # they come once a second
 
-PREDICTOR = "from fpt_ros.nodes.predictor_node import main; raise SystemExit(main())"
+PREDICTOR = "from fpt_ros.nodes.predictor import main; raise SystemExit(main())"
 FPT = "from fpt_ros.cli import main; raise SystemExit(main())"
 
 

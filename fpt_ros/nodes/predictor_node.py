@@ -2,9 +2,7 @@
 
 A life-cycle node: configure loads the model, activate subscribes and answers, deactivate stops,
 cleanup frees. The executor's thread moves messages and never computes: `worker` has the thread that
-does, and `pipeline` what it does. `fpt_ros.params` has the parameters.
-
-    python -m fpt_ros.nodes.predictor_node --ros-args -p checkpoint:=model.safetensors
+does, and `pipeline` what it does. `fpt_ros.params` has the parameters, `predictor` the program.
 """
 
 from __future__ import annotations
@@ -279,7 +277,3 @@ def _spin(executor: SingleThreadedExecutor, node: PredictorNode) -> None:
     except Exception:
         if rclpy.ok():  # otherwise something was published at the very end
             node.get_logger().error(traceback.format_exc())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -26,7 +26,7 @@ from fpt_ros.srv import LoadModel, PredictMotion
 
 pytestmark = pytest.mark.integration
 
-NODE = ["-m", "fpt_ros.nodes.predictor_node"]
+NODE = ["-m", "fpt_ros.nodes.predictor"]
 # Its encoder never comes back from the native code of torch.
 ENDLESS_NODE = [
     "-c",
@@ -164,6 +164,14 @@ def test_a_signal_during_inference_ends_the_process(start, models, picture, tmp_
     assert "Traceback" not in output
     assert "terminate called" not in output
     assert not [segment for segment in segments if segment.exists()]
+
+
+def test_an_interrupt_while_torch_is_imported_ends_the_process(start):
+    node = start()
+    maps = Path(f"/proc/{node.process.pid}/maps")
+    node.until(lambda: "libtorch" in maps.read_text())
+    code, output = node.end(signal.SIGINT)
+    assert (code, output) == (0, "")
 
 
 def test_a_signal_during_loading_ends_the_process(start, tmp_path):
