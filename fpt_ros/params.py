@@ -1,15 +1,15 @@
-"""The parameters of the predictor node: one table, from which all else follows.
+"""The parameters of the nodes: one table for each node, from which all else follows.
 
-The fields of `Settings` give names, types and defaults; their metadata ranges, choices,
-descriptions and whether a value can change while the node runs. The node declares its parameters
-from this table, checks values against it, and the README shows it (`markdown_table`). Needs no ROS
-except to make descriptors.
+The fields of `Settings` and `FineTuneSettings` give names, types and defaults; their metadata
+ranges, choices, descriptions and whether a value can change while the node runs. A node declares
+its parameters from its table, checks values against it, and the README shows it (`markdown_table`).
+Needs no ROS except to make descriptors.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from rcl_interfaces.msg import ParameterDescriptor
@@ -31,7 +31,10 @@ def _parameter(
 
 @dataclass(frozen=True)
 class Settings:
-    """Values of all parameters at one time. `live` ones may change while the node is configured."""
+    """Values of all parameters of the predictor node at one time.
+
+    `live` ones may change while the node is configured.
+    """
 
     checkpoint: str = _parameter(
         "",
@@ -114,6 +117,59 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class FineTuneSettings:
+    """Values of all parameters of the fine-tuning node. A goal takes those of its beginning."""
+
+    output_dir: str = _parameter(
+        "~/.ros/fpt_finetune",
+        "Folder for everything that is made, one folder in it for each goal. For the result to be "
+        "loaded by the predictor, its `model_dir` must be this folder.",
+        live=True,
+    )
+    base_checkpoint: str = _parameter(
+        "",
+        "Weights to start from if a goal names none; empty = those that come with the package.",
+        live=True,
+    )
+    rehearsal: str = _parameter(
+        "",
+        "Folder with synthetic shards of `fpt scenes`, against forgetting; empty = a small one is "
+        "made for each goal, if this machine can render.",
+        live=True,
+    )
+    budget_minutes: float = _parameter(
+        10.0, "Training time if a goal names none.", limits=(0.01, 1e5), live=True
+    )
+    forget_percent: float = _parameter(
+        5.0,
+        "How much the error on the synthetic test may rise in a model that is promoted.",
+        limits=(0.0, 1000.0),
+        live=True,
+    )
+    predictor: str = _parameter(
+        "predictor", "Name of the predictor node that may load the result.", live=True
+    )
+    device: str = _parameter(
+        "auto", "auto (a GPU if there is one), cpu, cuda or cuda:N.", live=True
+    )
+    num_threads: int = _parameter(
+        1, "CPU threads of the training; 0 = one per core.", limits=(0, 256), live=True
+    )
+    niceness: int = _parameter(
+        10, "How much the training steps back behind other programs.", limits=(0, 19), live=True
+    )
+    bag: str = _parameter(
+        "",
+        "Recording to begin with when the node starts, as a goal would; empty = wait for goals.",
+        live=True,
+    )
+    topic: str = _parameter("", "Image topic of `bag`; empty = every image topic.", live=True)
+    promote: bool = _parameter(
+        False, "Let the predictor load what comes of `bag`, if it passes the gate.", live=True
+    )
+
+
+@dataclass(frozen=True)
 class Parameter:
     """One row of the table."""
 
@@ -172,22 +228,32 @@ class Parameter:
         return result
 
 
-TABLE = {
-    name: Parameter(name, default=getattr(Settings, name), **entry.metadata)
-    for name, entry in ((entry.name, entry) for entry in fields(Settings))
-}
+Table = Mapping[str, Parameter]
+AnySettings = TypeVar("AnySettings", Settings, FineTuneSettings)
 
 
-def changed(settings: Settings, values: Mapping[str, Any]) -> Settings:
+def _table(settings: type) -> Table:
+    return {
+        entry.name: Parameter(entry.name, default=entry.default, **entry.metadata)
+        for entry in fields(settings)
+    }
+
+
+TABLE = _table(Settings)
+FINE_TUNE_TABLE = _table(FineTuneSettings)
+
+
+def changed(settings: AnySettings, values: Mapping[str, Any]) -> AnySettings:
     """Return the settings with some values replaced; other nodes' parameters are ignored."""
-    known = {name: TABLE[name].widened(v) for name, v in values.items() if name in TABLE}
+    table = _table(type(settings))
+    known = {name: table[name].widened(v) for name, v in values.items() if name in table}
     return replace(settings, **known)
 
 
-def markdown_table() -> str:
-    """Return the table of parameters for the README."""
+def markdown_table(table: Table = TABLE) -> str:
+    """Return a table of parameters for the README."""
     rows = ["| parameter | default | range | live | meaning |", "|---|---|---|---|---|"]
-    for row in TABLE.values():
+    for row in table.values():
         span = (
             f"{row.limits[0]:.7g} … {row.limits[1]:.7g}" if row.limits else ", ".join(row.choices)
         )

@@ -3,12 +3,22 @@ from pathlib import Path
 
 import pytest
 
-from fpt_ros.params import TABLE, Settings, changed, markdown_table
+from fpt_ros.params import (
+    FINE_TUNE_TABLE,
+    TABLE,
+    FineTuneSettings,
+    Settings,
+    changed,
+    markdown_table,
+)
 
 
-def test_every_setting_is_described_and_its_default_is_allowed():
-    for field in dataclasses.fields(Settings):
-        row = TABLE[field.name]
+@pytest.mark.parametrize(
+    ("settings", "table"), [(Settings, TABLE), (FineTuneSettings, FINE_TUNE_TABLE)]
+)
+def test_every_setting_is_described_and_its_default_is_allowed(settings, table):
+    for field in dataclasses.fields(settings):
+        row = table[field.name]
         assert row.description.endswith(".")
         assert row.refusal(row.default, configured=False) is None
         assert type(row.default).__name__ == str(getattr(field.type, "__name__", field.type))
