@@ -123,6 +123,14 @@ class FlowPokeModel(nn.Module):
         """
         return self._advance(image, pokes, poke_xy, poke_flow, None, points)
 
+    @staticmethod
+    def reserve(pokes: PokeContext, n: int) -> PokeContext:
+        """The same context with room for n more pokes; `extend` then copies no keys.
+
+        What `extend` returns lies in that room too, so extend a context with room only once.
+        """
+        return replace(pokes, keys=tuple(keys.reserve(n) for keys in pokes.keys))
+
     def query(self, image: ImageContext, pokes: PokeContext, points: Tensor) -> Tensor:
         """Raw mixture parameters [B, C, Q, 6K] at points [B, C, Q, 2]; see `mixture`.
 
@@ -253,9 +261,9 @@ class FlowPokeModel(nn.Module):
         if self.poke_reference is not None:
             new_keys = self.poke_reference.key(x[:, :, :n_pokes])
             pokes = replace(pokes, reference_keys=torch.cat([past.reference_keys, new_keys], 2))
-        return pokes, self._head(x[:, :, n_pokes:], points, pokes, visible[:, :, n_pokes:])
+        return pokes, self.head(x[:, :, n_pokes:], points, pokes, visible[:, :, n_pokes:])
 
-    def _head(self, x: Tensor, points: Tensor, pokes: PokeContext, visible: Tensor) -> Tensor:
+    def head(self, x: Tensor, points: Tensor, pokes: PokeContext, visible: Tensor) -> Tensor:
         """Raw mixture parameters [B, C, Q, 6K] of queries with tokens x [B, C, Q, width]."""
         with torch.autocast(x.device.type, enabled=False):
             raw = self.out_mlp(x)
