@@ -33,6 +33,8 @@ def cell_centres(rows: int, columns: int, like: Tensor) -> Tensor:
 def crop_and_resize(image: Tensor, input_px: int) -> Tensor:
     """Centre square of a float image [B, 3, H, W], resized to [B, 3, input_px, input_px]."""
     height, width = image.shape[-2:]
+    if height == width == input_px:
+        return image
     side = min(height, width)
     top, left = round((height - side) / 2), round((width - side) / 2)
     square = image[..., top : top + side, left : left + side]
