@@ -79,6 +79,13 @@ class Engine(ABC):
     ) -> tuple[Any, Tensor]:
         """Append pokes [1, C, P, 2], used by all candidates, and query points in the same pass."""
 
+    def reserve(self, pokes: Any, n: int) -> Any:
+        """The same context, which is about to be extended by n pokes, each time the latest one.
+
+        An engine may make room for them, so that they need not be copied each time.
+        """
+        return pokes
+
     def mixture(self, raw: Tensor, dtype: torch.dtype = torch.float64) -> GaussianMixture:
         """Distributions of the displacement, in units of the unit square, from raw [..., 6K]."""
         return displacement_mixture(raw, self.config.head, dtype)
@@ -163,3 +170,8 @@ class TorchEngine(Engine):
         """See `FlowPokeModel.extend`."""
         with self._autocast():
             return self.model.extend(image, pokes, poke_xy, poke_flow, points)
+
+    @torch.inference_mode()
+    def reserve(self, pokes: Any, n: int) -> Any:
+        """See `FlowPokeModel.reserve`."""
+        return self.model.reserve(pokes, n)

@@ -239,18 +239,22 @@ class MotionPredictor:
         generator: torch.Generator | None = None,
         camera_static: bool = True,
         frame: EncodedFrame | None = None,
+        points_per_step: int = 1,
     ) -> NDArray[np.float32]:
         """Displacements that fit together: [n_samples, N, 2] px, NaN for points not seen.
 
         `predict` tells of each point alone. Here the points are visited in random order, another
-        one in each sample; each is sampled given the pokes and all points before it. Reproducible
-        with a seeded CPU generator. Raises as `predict` does.
+        one in each sample; each is sampled given the pokes and all points before it. With
+        points_per_step above 1, up to so many points that are far apart are sampled at once:
+        much faster, and nearly the same. Reproducible with a seeded CPU generator. Raises as
+        `predict` does.
         """
         frame = self._or_current(frame)
         poke_set = checked_pokes(pokes, frame.transform)
         points = checked_points(queries)
-        if not isinstance(n_samples, int | np.integer) or n_samples < 1:
-            raise InvalidInputError(f"n_samples must be an integer from 1 on, got {n_samples!r}")
+        for name, value in (("n_samples", n_samples), ("points_per_step", points_per_step)):
+            if not isinstance(value, int | np.integer) or value < 1:
+                raise InvalidInputError(f"{name} must be an integer from 1 on, got {value!r}")
         seen = frame.transform.contains(points)
         unit = self._tensor(frame.transform.to_unit(points[seen]))
         poke_xy, poke_flow = self._poke_batch(frame, [poke_set])[:2]
@@ -267,6 +271,7 @@ class MotionPredictor:
                 self._flag(camera_static),
                 generator,
                 self.between_chunks,
+                points_per_step,
             )
             flow_px = frame.transform.displacement_to_source(flow.float().cpu().numpy())
             result[low : low + step, seen] = flow_px

@@ -93,6 +93,36 @@ class PokeKeys(NamedTuple):
     k: Tensor
     v: Tensor
 
+    def append(self, k: Tensor, v: Tensor) -> PokeKeys:
+        """Put those of more pokes behind these."""
+        return PokeKeys(torch.cat([self.k, k], dim=-2), torch.cat([self.v, v], dim=-2))
+
+    def reserve(self, n: int) -> BufferedPokeKeys:
+        """The same with room for n more pokes."""
+        *batch, n_pokes, d_head = self.k.shape
+        buffers = PokeKeys(*self.k.new_empty(2, *batch, n_pokes + n, d_head))
+        return BufferedPokeKeys.within(buffers, 0).append(self.k, self.v)
+
+
+class BufferedPokeKeys(PokeKeys):
+    """The first ones in buffers with room for more, which `append` does not need to copy."""
+
+    buffers: PokeKeys
+
+    @classmethod
+    def within(cls, buffers: PokeKeys, n_pokes: int) -> BufferedPokeKeys:
+        """Those of the first pokes in the buffers."""
+        keys = cls(*(buffer[..., :n_pokes, :] for buffer in buffers))
+        keys.buffers = buffers
+        return keys
+
+    def append(self, k: Tensor, v: Tensor) -> BufferedPokeKeys:
+        """Put those of more pokes behind these, in place. Raises RuntimeError without room."""
+        start, end = self.k.shape[-2], self.k.shape[-2] + k.shape[-2]
+        for buffer, new in zip(self.buffers, (k, v), strict=True):
+            buffer[..., start:end, :] = new
+        return self.within(self.buffers, end)
+
 
 class ImageKeys(NamedTuple):
     """Cross-attention keys and values of one layer, each [B, heads, S, d_head]."""
@@ -176,10 +206,7 @@ class Layer(nn.Module):
         if n_pokes:
             here = Rotation(rotation.cos[..., :n_pokes, :, :], rotation.sin[..., :n_pokes, :, :])
             new_k = _rotate(k[..., :n_pokes, :, :], k_scale[..., :n_pokes, :, :], here)
-            pokes = PokeKeys(
-                torch.cat([past.k, new_k.transpose(2, 3)], dim=-2),
-                torch.cat([past.v, v[..., :n_pokes, :]], dim=-2),
-            )
+            pokes = past.append(new_k.transpose(2, 3), v[..., :n_pokes, :])
         to_pokes = (q @ pokes.k.transpose(-1, -2)).masked_fill(~visible.unsqueeze(2), -torch.inf)
         logits = torch.cat([to_pokes, to_self.transpose(2, 3)], dim=-1)
         weights = logits.softmax(-1).to(v.dtype)

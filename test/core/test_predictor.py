@@ -245,6 +245,9 @@ class PositionTeller:
     def query(self, image, pokes, points):
         return points
 
+    def reserve(self, pokes, n):
+        return pokes
+
     def extend(self, image, pokes, poke_xy, poke_flow, points):
         torch.testing.assert_close(poke_flow, poke_xy, atol=1e-6, rtol=0)
         return torch.cat([pokes, poke_xy], 2), points
@@ -463,9 +466,11 @@ def test_bad_queries_are_named(predictor, queries, message):
 def test_other_bad_arguments(predictor):
     with pytest.raises(InvalidInputError, match="candidates must hold at least one"):
         predictor.predict_candidates([], QUERIES)
-    for n_samples in (0, 1.5):
+    for n in (0, 1.5):
         with pytest.raises(InvalidInputError, match="n_samples must be an integer from 1 on"):
-            predictor.sample_jointly(POKES, QUERIES, n_samples)
+            predictor.sample_jointly(POKES, QUERIES, n)
+        with pytest.raises(InvalidInputError, match="points_per_step must be an integer from 1"):
+            predictor.sample_jointly(POKES, QUERIES, 1, points_per_step=n)
     with pytest.raises(InvalidInputError, match="grid"):
         predictor.predict_grid(POKES, 0)
     with pytest.raises(InvalidInputError, match="threshold"):
