@@ -77,6 +77,13 @@ class Settings:
         limits=(0.0, 1000.0),
         live=True,
     )
+    refine_tolerance_px: float = _parameter(
+        0.0,
+        "The grid of the images is refined where interpolated displacements or deviations would be "
+        "off by more, and along the border of the moving part; 0 = not refined.",
+        limits=(0.0, 1000.0),
+        live=True,
+    )
     max_image_age_s: float = _parameter(
         5.0,
         "Older images (by the node's clock) are answered STALE_IMAGE; 0 = no limit.",

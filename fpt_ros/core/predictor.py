@@ -15,6 +15,7 @@ it is flagged and its mixture is NaN.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntFlag
@@ -34,6 +35,7 @@ from .geometry import CropTransform
 from .joint import sample_jointly
 from .mixture import GaussianMixture
 from .parts import DEFAULT_THRESHOLD_NATS, influence, moving_part_mask
+from .refine import refine
 
 # Tokens (candidates x points) that go through the network at once: about 450 MB with FPT-Base.
 # Larger batches are not faster on a CPU.
@@ -77,6 +79,15 @@ class MovingParts(NamedTuple):
 
     mask: NDArray[np.bool_]  # [H, W], or [P, H, W] for one part per poke
     score: NDArray[np.float32]  # same shape: KL divergence in nats; NaN where nothing was seen
+
+
+class DenseMaps(NamedTuple):
+    """Answers for every pixel of the source image; NaN where the model does not see."""
+
+    displacement_px: NDArray[np.float32]  # [H, W, 2], expected
+    uncertainty_px: NDArray[np.float32]  # [H, W], standard deviation of the displacement
+    parts: MovingParts
+    n_queried: int  # points at which the network was asked, once with and once without the pokes
 
 
 @dataclass(frozen=True, eq=False)
@@ -337,6 +348,59 @@ class MotionPredictor:
         """
         motion = self.predict_grid(pokes, n, camera_static, frame)
         return motion.transform.paste(motion.mixture.std().reshape(n, n), fill=np.nan)
+
+    def dense_maps(
+        self,
+        pokes: ArrayLike,
+        n: int,
+        tolerance_px: float,
+        threshold_nats: float = DEFAULT_THRESHOLD_NATS,
+        camera_static: bool = True,
+        frame: EncodedFrame | None = None,
+    ) -> DenseMaps:
+        """What `uncertainty` and `moving_parts` tell, from a grid that is refined where it matters.
+
+        The n x n grid is refined, down to a pixel of what the network sees, where interpolated
+        displacements or deviations would be off by more than tolerance_px (about; 0 does not
+        refine at all), where the border of the moving part runs, and around the pokes. Raises as
+        `predict`, and InvalidInputError if the tolerance is negative or NaN.
+        """
+        if not tolerance_px >= 0:
+            raise InvalidInputError(f"tolerance_px must not be negative, got {tolerance_px}")
+        frame = self._or_current(frame)
+        transform = frame.transform
+        rows = checked_pokes(pokes, transform)
+
+        def channels(motion: Motion, without: Motion) -> NDArray[np.float32]:
+            mixture = motion.mixture
+            score = influence(mixture, without.mixture)
+            x, y = mixture.mean().unbind(-1)
+            return np.stack([x, y, mixture.std(), score]).astype(np.float32)
+
+        def answer(points_unit: NDArray[np.float32]) -> NDArray[np.float32]:
+            points = transform.to_source(points_unit)
+            poked = self.predict(rows, points, camera_static, frame)
+            return channels(poked, self.predict([], points, camera_static, frame))
+
+        on_grid = self.predict_grid(rows, n, camera_static, frame)
+        coarse = channels(on_grid, self.unconditional_grid(n, camera_static, frame))
+        doublings = int(math.log2(max(1, transform.input_px / n))) if tolerance_px else 0
+        lattice = refine(
+            coarse.reshape(-1, n, n),
+            answer,
+            np.array([tolerance_px] * 3 + [math.inf], np.float32),
+            np.array([math.nan] * 3 + [threshold_nats], np.float32),
+            doublings,
+            transform.to_unit(rows[:, :2]),
+        )
+        maps = lattice.resample(transform.roi[2])
+        x, y, deviation, score = transform.paste(maps, fill=np.nan)
+        return DenseMaps(
+            np.stack([x, y], axis=-1),
+            deviation,
+            MovingParts(moving_part_mask(maps[3], transform, threshold_nats), score),
+            int(lattice.known.sum()),
+        )
 
     # ---- from checked arguments to the network ------------------------------------------------
 

@@ -113,18 +113,39 @@ class PredictorPipeline:
         settings, header, transform = self._surroundings.settings(), image.header, motion.transform
         outputs: dict[str, Output] = {}
         n = math.isqrt(len(motion.points_px))
+        refined = None
+        if settings.refine_tolerance_px and wanted & {UNCERTAINTY, MASK, SCORE, OVERLAY}:
+            refined = self.predictor.dense_maps(
+                question.candidates[0],
+                n,
+                settings.refine_tolerance_px,
+                settings.moving_part_threshold_nats,
+                settings.camera_static,
+                encoded,
+            )
         if UNCERTAINTY in wanted:
-            deviation = transform.paste(motion.mixture.std().reshape(n, n), math.nan)
+            deviation = (
+                refined.uncertainty_px
+                if refined
+                else transform.paste(motion.mixture.std().reshape(n, n), math.nan)
+            )
             outputs[UNCERTAINTY] = convert.map_to_msg(deviation, header)
         if wanted <= {MOTION, UNCERTAINTY}:
             return outputs
         unpoked = self.predictor.unconditional_grid(n, settings.camera_static, encoded)
         score = influence(motion.mixture, unpoked.mixture).reshape(n, n)
-        mask = moving_part_mask(score, transform, settings.moving_part_threshold_nats)
+        mask, score_map = (
+            refined.parts
+            if refined
+            else (
+                moving_part_mask(score, transform, settings.moving_part_threshold_nats),
+                transform.paste(score, math.nan),
+            )
+        )
         if MASK in wanted:
             outputs[MASK] = convert.map_to_msg(mask, header)
         if SCORE in wanted:
-            outputs[SCORE] = convert.map_to_msg(transform.paste(score, math.nan), header)
+            outputs[SCORE] = convert.map_to_msg(score_map, header)
         if OVERLAY in wanted:
             picture = self._overlay(image, question, motion, mask)
             outputs[OVERLAY] = convert.map_to_msg(picture, header)
