@@ -21,7 +21,8 @@ def evaluate(
 ) -> None:
     """Measure a checkpoint and the baselines on shards; print a table, save report and plots.
 
-    Writes report.md, report.json (every record) and report.png into --out.
+    Writes report.md, report.json (every record), report.png, and pictures of what was answered best
+    and worst, best.jpg and worst.jpg, into --out.
 
     Example: fpt evaluate --data data/scenes --split test --families laptop --views 100
 
@@ -47,7 +48,7 @@ def evaluate(
     from fpt_ros.core.parts import DEFAULT_THRESHOLD_NATS
     from fpt_ros.core.predictor import MotionPredictor
     from fpt_ros.data.samples import ShardIndex, describe
-    from fpt_ros.evaluate import report
+    from fpt_ros.evaluate import cases, report
     from fpt_ros.evaluate.runner import EvaluationSettings, load_samples
     from fpt_ros.evaluate.runner import evaluate as run
     from fpt_ros.weights import default_checkpoint
@@ -87,4 +88,8 @@ def evaluate(
     }
     text = report.save(out, f"Evaluation on {split}", records, facts)
     Console().print(Markdown(text))
-    print(f"written: {out}/report.md, report.json, report.png")
+    best, worst = cases.best_and_worst(records)
+    again = load_samples(index)
+    pictures = cases.save(out, predictor, again, best, worst, settings.threshold_nats)
+    names = ["report.md", "report.json", "report.png", *(each.name for each in pictures)]
+    print(f"written into {out}: {', '.join(names)}")

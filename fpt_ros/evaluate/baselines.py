@@ -90,8 +90,9 @@ def segment_copy(image, poke_xy, poke_flow, query_xy) -> np.ndarray:
     return flow
 
 
+NO_MOTION = "no motion"
 BASELINES: dict[str, Baseline] = {
-    "no motion": no_motion,
+    NO_MOTION: no_motion,
     "poke everywhere": poke_everywhere,
     "nearest poke": nearest_poke,
     "Gaussian fall-off": fall_off,
