@@ -75,13 +75,19 @@ class BagReader:
         return (self.end_ns - self.start_ns) * 1e-9
 
     def messages(
-        self, topics: Collection[str] | None = None
+        self,
+        topics: Collection[str] | None = None,
+        start_ns: int | None = None,
+        stop_ns: int | None = None,
     ) -> Iterator[tuple[BagTopic, int, bytes]]:
-        """Yield (topic, time of recording in ns, CDR bytes) in order of time; None = all topics."""
+        """Yield (topic, time of recording in ns, CDR bytes) in order of time; None = all topics.
+
+        Those recorded in [start_ns, stop_ns) only, if given; what lies outside costs little.
+        """
 
         def of_file(reader: Reader) -> Iterator[tuple[Connection, int, bytes]]:
             wanted = [c for c in reader.connections if topics is None or c.topic in topics]
-            return reader.messages(wanted) if wanted else iter(())
+            return reader.messages(wanted, start_ns, stop_ns) if wanted else iter(())
 
         try:
             streams = [of_file(reader) for reader in self._readers]

@@ -7,7 +7,6 @@ seed and the settings alone, not on how many processes write or how often they w
 
 from __future__ import annotations
 
-import io
 import json
 import multiprocessing
 import os
@@ -31,9 +30,9 @@ from fpt_ros.data.scenes.generate import (
     family_for,
     samples,
 )
+from fpt_ros.data.tarfiles import add_file, jpeg, new_shard, npz, remove_stale
 
 FORMAT = 1
-_JPEG_QUALITY = 95
 _REPORT_EVERY = 16
 
 
@@ -91,23 +90,14 @@ def shard_samples(plan: ShardPlan, number: int) -> Iterator[Sample]:
 
 
 def write_shard(plan: ShardPlan, number: int) -> Iterator[int]:
-    """Write one shard unless it is there; yield 1 for every sample on the way.
-
-    It is written under another name and renamed when complete, so a stopped process leaves no
-    half shard behind that could be read by mistake.
-    """
+    """Write one shard unless it is there; yield 1 for every sample on the way."""
     final = plan.path(number)
     if final.exists():
         return
-    temporary = final.with_name(f".{final.name}.{os.getpid()}")
-    try:
-        with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for index, sample in enumerate(shard_samples(plan, number)):
-                _add_sample(tar, f"{plan.split}-{number:05d}-{index:05d}", sample)
-                yield 1
-        os.replace(temporary, final)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with new_shard(final) as tar:
+        for index, sample in enumerate(shard_samples(plan, number)):
+            _add_sample(tar, f"{plan.split}-{number:05d}-{index:05d}", sample)
+            yield 1
 
 
 def write_shards(plan: ShardPlan, shards: int, workers: int = 1) -> Iterator[int]:
@@ -118,9 +108,7 @@ def write_shards(plan: ShardPlan, shards: int, workers: int = 1) -> Iterator[int
     """
     plan.out.mkdir(parents=True, exist_ok=True)
     _check_facts(plan)
-    for stale in plan.out.glob(f".{plan.split}-*.tar.*"):
-        if not _alive(int(stale.suffix[1:])):
-            stale.unlink(missing_ok=True)
+    remove_stale(plan.out, plan.split)
     missing = [number for number in range(shards) if not plan.path(number).exists()]
     if workers == 1:
         for number in missing:
@@ -160,16 +148,6 @@ def _write_in_worker(plan: ShardPlan, number: int) -> int:
     return count % _REPORT_EVERY
 
 
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def _check_facts(plan: ShardPlan) -> None:
     """Remember the settings beside the shards, and refuse to mix others with them."""
     path = plan.out / f"{plan.split}.json"
@@ -189,24 +167,12 @@ def _check_facts(plan: ShardPlan) -> None:
 
 
 def _add_sample(tar: tarfile.TarFile, key: str, sample: Sample) -> None:
-    bgr = cv2.cvtColor(sample.image, cv2.COLOR_RGB2BGR)
-    done, jpg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    if not done:
-        raise InvalidInputError(f"picture {key} of shape {bgr.shape} could not be encoded")
-    arrays = io.BytesIO()
-    np.savez_compressed(
-        arrays,
+    arrays = npz(
         flow=sample.flow.astype(np.float16),
         visible=sample.visible,
         part=sample.part,
         depth=sample.depth.astype(np.float16),
     )
-    _add_file(tar, f"{key}.jpg", jpg.tobytes())
-    _add_file(tar, f"{key}.json", json.dumps(sample.about, sort_keys=True).encode())
-    _add_file(tar, f"{key}.npz", arrays.getvalue())
-
-
-def _add_file(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    entry = tarfile.TarInfo(name)  # time, owner and mode stay at their constant defaults
-    entry.size = len(content)
-    tar.addfile(entry, io.BytesIO(content))
+    add_file(tar, f"{key}.jpg", jpeg(sample.image))
+    add_file(tar, f"{key}.json", json.dumps(sample.about, sort_keys=True).encode())
+    add_file(tar, f"{key}.npz", arrays)

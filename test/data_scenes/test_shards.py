@@ -114,7 +114,7 @@ def test_a_failing_disk_leaves_no_half_shard(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fpt_ros.data.shards._add_file", full)
+    monkeypatch.setattr("fpt_ros.data.shards.add_file", full)
     with pytest.raises(OSError, match="No space"):
         list(write_shard(plan(tmp_path), 0))
     assert not list(tmp_path.iterdir())
