@@ -29,9 +29,9 @@ def model(request):
 
 def counted(run):
     # The counter overlooks the fused attention of CPUs.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        with FlopCounterMode(display=False, depth=0) as counter:
-            run()
+    counter = FlopCounterMode(display=False, depth=0)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        run()
     return counter.get_total_flops()
 
 
