@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 _SMOOTH_PX = 1.5
 _NOISE_SIGMAS = 6.0
 _LEAST_CHANGE = 5.0  # grey levels
+_MOST_CHANGE = 15.0  # more is no noise: the camera moves
 _MARGIN_PX = 9  # what has changed reaches this far
 
 _WINDOW_PX = 21
@@ -35,7 +36,7 @@ def change_limit(grey: Sequence[Grey]) -> float:
     pairs = range(0, len(grey) - 1, max(1, len(grey) // 4))
     medians = [np.median(np.abs(_difference(grey[i], grey[i + 1])[::4, ::4])) for i in pairs]
     noise = 1.4826 * np.median(medians) / np.sqrt(2) if medians else 0.0
-    return float(max(_LEAST_CHANGE, _NOISE_SIGMAS * noise))
+    return float(np.clip(_NOISE_SIGMAS * noise, _LEAST_CHANGE, _MOST_CHANGE))
 
 
 def smoothed(grey: Grey) -> NDArray[np.float32]:
