@@ -65,6 +65,11 @@ class TrainConfig:
     """Stop after this training time instead, with the schedule spread over it. Convenient, but the
     loss curve then depends on the machine's speed; --steps is reproducible."""
 
+    rehearsal: Path | None = None
+    """Folder with other train-*.tar to mix in, so that what they teach is not forgotten."""
+    rehearsal_share: float = 0.5
+    """Share of the views that come from there."""
+
     batch: int = 16
     """Views per optimizer step, over all processes."""
     outcomes: int = 2
@@ -85,6 +90,8 @@ class TrainConfig:
     pixel, and full-size steps make them jitter."""
     warmup: float = 0.06
     """Share of the run over which the learning rate rises."""
+    schedule: Literal["cosine", "thirds"] = "cosine"
+    """What follows: a cosine to zero, or halved after each third of the run."""
     beta1: float = 0.9
     beta2: float = 0.99
     weight_decay: float = 0.01
@@ -107,6 +114,11 @@ class TrainConfig:
 
     checkpoint_minutes: float = 4.0
     validate_minutes: float = 5.0
+    validate_steps: int = 0
+    """Validate every so many steps too; 0: by the clock alone. With --patience, a run is the same
+    run every time only if the clock does not validate."""
+    patience: int = 0
+    """Stop after so many validations in a row that are not the best; 0: never."""
     val_views: int = 96
     """Validation views, one outcome each, spread evenly over the split."""
     val_grid: int = 32
@@ -124,7 +136,7 @@ class TrainConfig:
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise InvalidInputError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("warmup", "ema"):
+        for name in ("warmup", "ema", "rehearsal_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise InvalidInputError(f"{name} must be in [0, 1), not {getattr(self, name)}")
         if self.minutes is not None and not self.minutes > 0:
@@ -142,14 +154,18 @@ class TrainConfig:
 
 # Changing these does not change what a step computes.
 _FREE_ON_RESUME = {
-    "data", "out", "init", "resume", "steps", "minutes", "accumulate", "max_bad_steps", "device",
-    "threads", "workers", "checkpoint_minutes", "validate_minutes", "val_views", "val_grid",
-    "log_every", "licence",
+    "data", "out", "init", "resume", "steps", "minutes", "rehearsal", "accumulate",
+    "max_bad_steps", "device", "threads", "workers", "checkpoint_minutes", "validate_minutes",
+    "validate_steps", "patience", "val_views", "val_grid", "log_every", "licence",
 }  # fmt: skip
 
 
 def check_resumable(old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Raise InvalidInputError naming every setting that would bend a resumed loss curve."""
+    """Raise InvalidInputError naming every setting that would bend a resumed loss curve.
+
+    Settings that a run from before they existed does not know had the values of their defaults.
+    """
+    old = TrainConfig(Path(), Path()).to_dict() | old
     changed = [
         f"{name}: {old.get(name)!r} -> {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())

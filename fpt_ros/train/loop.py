@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +31,7 @@ from fpt_ros.train.config import TrainConfig, check_resumable
 from fpt_ros.train.control import Clock, Decision, stop_request
 from fpt_ros.train.loss import Objective
 from fpt_ros.train.optimize import build_optimizer, ema_update, learning_rate_factor
+from fpt_ros.train.rehearsal import mixed
 from fpt_ros.train.report import Reporter
 from fpt_ros.train.state import (
     BEST_FILE,
@@ -51,13 +53,15 @@ _PRESETS = {"small": FPT_SMALL, "base": FPT_BASE}
 class Trainer:
     """One training run. `run()` trains to the end of the budget and leaves EMA checkpoints."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(
+        self, config: TrainConfig, make_reporter: Callable[[Path, int], Reporter] = Reporter
+    ) -> None:
         self.config = config
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         if config.threads:
             torch.set_num_threads(config.threads)
-        self.device = _device(config.device)
+        self.device = choose_device(config.device)
         self.autocast = _wants_bf16(config.precision, self.device)
 
         if config.resume:
@@ -73,6 +77,10 @@ class Trainer:
             raise InvalidInputError("train and val shards have different horizons")
         self.horizon_s = index.horizon_s
         self.data = {"views": len(index.views), "outcomes": index.n_outcomes}
+        if config.rehearsal and config.rehearsal_share:
+            other = ShardIndex.scan(config.rehearsal, "train")
+            self.data["rehearsed views"] = len(other.views)
+            index = mixed(index, other, config.rehearsal_share)
 
         torch.manual_seed(config.seed)
         self.model = _initial_model(config).to(self.device)
@@ -83,6 +91,8 @@ class Trainer:
         self.elapsed_s = 0.0
         self.best = math.inf
         self.validation: dict[str, float] = {}
+        self.validated_step = -1
+        self.n_validations_since_best = 0
         self.n_bad_in_a_row = 0
         self.counts: Counter[str] = Counter(index.skipped)
         if config.resume:
@@ -97,14 +107,17 @@ class Trainer:
         if self.world > 1:
             # The published layout holds one matrix that never gets a gradient: static_graph.
             self.forward = DistributedDataParallel(self.forward, static_graph=True)
-        self.reporter = Reporter(config.out, config.log_every) if self.rank == 0 else None
+        self.reporter = make_reporter(config.out, config.log_every) if self.rank == 0 else None
 
-    def run(self) -> None:
-        """Train until the budget is used up, or until SIGINT or SIGTERM asks to stop."""
+    def run(self) -> bool:
+        """Train until the budget or the patience is used up, or SIGINT or SIGTERM asks to stop.
+
+        Returns False in the last case: the run can go on with `resume`.
+        """
         config = self.config
         log.info(
-            "training on %d views with %d outcomes%s, validating on %d; %.1f M parameters, %s",
-            *self.data.values(),
+            "training on %s%s, validating on %d; %.1f M parameters, %s",
+            ", ".join(f"{n} {what}" for what, n in self.data.items()),
             f" (skipped: {describe(self.counts)})" if any(self.counts.values()) else "",
             len(self.val),
             sum(p.numel() for p in self.model.parameters()) / 1e6,
@@ -127,7 +140,7 @@ class Trainer:
                     self._progress(),
                     stop_requested(),
                     clock.due("checkpoint", config.checkpoint_minutes),
-                    clock.due("validate", config.validate_minutes),
+                    clock.due("validate", config.validate_minutes) or self._validates_here(),
                 ).shared()
                 if decision.validate:
                     self._validate()
@@ -135,8 +148,8 @@ class Trainer:
                     self._checkpoint()
                 if decision.stop:
                     log.warning("stopped on request at step %d; go on with --resume", self.step)
-                    return
-                if decision.progress >= 1:
+                    return False
+                if decision.progress >= 1 or self._patience_is_over():
                     break
                 measures = self._train_step(batch.to(self.device), decision.progress)
                 if self.reporter:
@@ -145,9 +158,18 @@ class Trainer:
                         self.step, decision.progress, config.batch, measures, n_skipped
                     )
         self.elapsed_s = clock.now()
-        self._validate()
+        if self.validated_step != self.step:
+            self._validate()
         self._checkpoint()
         log.info("done: %d steps in %.1f minutes", self.step, self.elapsed_s / 60)
+        return True
+
+    def _validates_here(self) -> bool:
+        every = self.config.validate_steps
+        return every > 0 and self.step % every == 0 and self.step not in (0, self.validated_step)
+
+    def _patience_is_over(self) -> bool:
+        return 0 < self.config.patience <= self.n_validations_since_best
 
     def _progress(self) -> float:
         if self.config.minutes is not None:
@@ -156,11 +178,10 @@ class Trainer:
 
     def _train_step(self, batch: Batch, progress: float) -> dict[str, float]:
         config = self.config
-        factor = learning_rate_factor(progress, config.warmup)
         if config.minutes is None:
             # The first step must not have rate zero, nor the last one: sample mid-step.
-            middle = (self.step + 0.5) / config.steps
-            factor = learning_rate_factor(middle, config.warmup)
+            progress = (self.step + 0.5) / config.steps
+        factor = learning_rate_factor(progress, config.warmup, config.schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = factor * group["peak_rate"]
         pieces = batch.split(config.accumulate)
@@ -209,13 +230,17 @@ class Trainer:
     def _validate(self) -> None:
         measured = validate(self.averaged_model, self.val, self.device)
         self.validation = measured
+        self.validated_step = self.step
+        # Still points are many and easy: alone they would hide what is learned about motion.
+        score = measured["nll/one_poke"] + measured["nll/one_poke_moving"]
+        is_best = score < self.best
+        if is_best:
+            self.best = score
+        self.n_validations_since_best = 0 if is_best else self.n_validations_since_best + 1
         if self.reporter is None:
             return
         self.reporter.validation(self.step, measured, self.averaged_model, self.val, self.device)
-        # Still points are many and easy: alone they would hide what is learned about motion.
-        score = measured["nll/one_poke"] + measured["nll/one_poke_moving"]
-        if score < self.best:
-            self.best = score
+        if is_best:
             path = self.config.out / BEST_FILE
             try_to_write(str(path), lambda: self._export(path))
 
@@ -256,6 +281,8 @@ class Trainer:
             "step": self.step,
             "elapsed_s": self.elapsed_s,
             "best": self.best,
+            "validated_step": self.validated_step,
+            "n_validations_since_best": self.n_validations_since_best,
             "n_bad_in_a_row": self.n_bad_in_a_row,
             "counts": dict(self.counts),
             "objective": self.objective.state_dict(),
@@ -282,6 +309,8 @@ class Trainer:
             self.step = int(state["step"])
             self.elapsed_s = float(state["elapsed_s"])
             self.best = float(state["best"])
+            self.validated_step = int(state.get("validated_step", -1))
+            self.n_validations_since_best = int(state.get("n_validations_since_best", 0))
             self.n_bad_in_a_row = int(state["n_bad_in_a_row"])
             self.counts = Counter(state["counts"])
         except (KeyError, RuntimeError, ValueError) as error:
@@ -311,7 +340,8 @@ def _initial_model(config: TrainConfig) -> FlowPokeModel:
     return checkpoint.build_model()
 
 
-def _device(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
+    """The device of that name; `auto`: this process's GPU if there is one."""
     if name != "auto":
         return torch.device(name)
     if torch.cuda.is_available():

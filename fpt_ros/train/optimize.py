@@ -13,10 +13,15 @@ from fpt_ros.train.config import TrainConfig
 from fpt_ros.train.loss import Objective
 
 
-def learning_rate_factor(progress: float, warmup: float) -> float:
-    """Linear rise over the first `warmup` of the run, then a cosine to zero at progress 1."""
+def learning_rate_factor(progress: float, warmup: float, schedule: str = "cosine") -> float:
+    """Linear rise over the first `warmup` of the run, then the schedule, up to progress 1.
+
+    cosine: to zero. thirds: halved after each third of the whole run.
+    """
     if progress < warmup:
         return progress / warmup
+    if schedule == "thirds":
+        return 0.5 ** min(2, int(3 * progress))
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
 
 

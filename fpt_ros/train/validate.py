@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.mixture import GaussianMixture
 from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.data.augment import IDENTITY
@@ -43,7 +44,8 @@ class ValidationSet:
     ) -> ValidationSet:
         """About `n_views` views spread over the split; unusable ones are left out.
 
-        Of each sample's cells, about `grid` per side are kept.
+        Of each sample's cells, about `grid` per side are kept. Raises InvalidInputError when
+        nothing is left.
         """
         reader = ShardReader()
         images, flows, valids, statics, kept = [], [], [], [], np.empty((0, 2), np.float32)
@@ -63,6 +65,8 @@ class ValidationSet:
             valids.append(motion.valid[every, every].ravel())
             images.append(IDENTITY.image(rgb, input_px))
             statics.append(motion.camera_static)
+        if not images:
+            raise InvalidInputError("no sample can be validated on; the warnings above say why")
         image = np.stack(images).transpose(0, 3, 1, 2).copy()
         return cls(
             torch.from_numpy(image),

@@ -1,0 +1,59 @@
+"""Between a base model and its fine-tuned copy: averaged weights that forget less.
+
+Models that come from one another by fine-tuning lie in one valley of the loss, so a weighted mean
+of their weights is a model too, often a better one on both data sets (Wortsman et al., Robust
+fine-tuning of zero-shot models, 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+SHARES = (0.25, 0.5, 0.75, 1.0)
+"""Shares of the tuned weights that are tried; 0 would be the base."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One share and what it is worth on validation data.
+
+    `nll` is the score on the recording, lower is better. `synthetic_epe_px` is the error over
+    moving points of the synthetic world, None where there is no such data.
+    """
+
+    share: float
+    nll: float
+    synthetic_epe_px: float | None = None
+
+
+def interpolate(
+    base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], share: float
+) -> dict[str, Tensor]:
+    """`(1 - share) * base + share * tuned`; exactly one of them at 0 and 1.
+
+    Tensors that are no floating-point numbers are taken from `tuned`.
+    """
+    if share in (0, 1):
+        return {name: value.clone() for name, value in (tuned if share else base).items()}
+    return {
+        name: base[name].lerp(value, share) if value.is_floating_point() else value.clone()
+        for name, value in tuned.items()
+    }
+
+
+def choose(base: Trial, trials: list[Trial], forget_percent: float) -> Trial:
+    """The trial with the lowest `nll` among those that forget little.
+
+    Little is half of `forget_percent`, because the choice is made on few samples and the gate looks
+    at others. If all forget more, the one that forgets least.
+    """
+    if base.synthetic_epe_px is None:
+        return min(trials, key=lambda trial: trial.nll)
+    limit_px = base.synthetic_epe_px * (1 + forget_percent / 200)
+    mild = [trial for trial in trials if (trial.synthetic_epe_px or 0.0) <= limit_px]
+    if mild:
+        return min(mild, key=lambda trial: trial.nll)
+    return min(trials, key=lambda trial: trial.synthetic_epe_px or 0.0)

@@ -1,0 +1,474 @@
+"""From a recording to a better model: shards, training, averaging, comparison, verdict.
+
+Everything is in one folder: `recording/` (shards), `synthetic/` (made when none are given),
+`training/` (a run of `fpt train`), `tuned.safetensors`, the report, and `promoted.json` with the
+verdict. Each phase leaves whole files, so an interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fpt_ros.core.checkpoint import load_checkpoint, save_checkpoint
+from fpt_ros.core.engine import TorchEngine
+from fpt_ros.core.errors import InvalidInputError
+from fpt_ros.core.model import FlowPokeModel
+from fpt_ros.core.predictor import MotionPredictor
+from fpt_ros.data.clips import Stopped, make_shards
+from fpt_ros.data.samples import ShardIndex, describe
+from fpt_ros.data.windows import ClipSettings
+from fpt_ros.train import blend, finetune_report, recipe, rehearsal
+from fpt_ros.train.batches import TrainingBatches
+from fpt_ros.train.compare import AFTER, BEFORE, Record, TestSet, compared
+from fpt_ros.train.config import TrainConfig
+from fpt_ros.train.finetune_config import FineTuneConfig
+from fpt_ros.train.gate import POKES, Verdict, judge
+from fpt_ros.train.loop import Trainer, choose_device
+from fpt_ros.train.loss import Objective
+from fpt_ros.train.progress import Listener, Tracker
+from fpt_ros.train.report import Reporter
+from fpt_ros.train.state import BEST_FILE, STATE_FILE
+from fpt_ros.train.validate import ValidationSet, validate
+from fpt_ros.weights import default_checkpoint
+
+log = logging.getLogger(__name__)
+
+PLAN_FILE = "finetune.json"
+TUNED_FILE = "tuned.safetensors"
+VERDICT_FILE = "promoted.json"
+REPORT_FILE = "report.md"
+HELD_OUT, SYNTHETIC = "held out of the recording", "synthetic test"
+
+_VALIDATIONS = 10  # during training
+_VALIDATION_VIEWS = 64
+_TIMED_STEPS = 3
+_SPARE_BYTES = 200 << 20
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out. `measures` maps a name with unit to (before, after)."""
+
+    checkpoint: Path
+    report: Path
+    verdict: Verdict
+    measures: dict[str, tuple[float, float]]
+    text: str  # of the report
+
+
+class FineTuning:
+    """One run. Not to be used twice."""
+
+    def __init__(self, config: FineTuneConfig, listener: Listener = lambda progress: None) -> None:
+        """Check the settings against the folder and the base.
+
+        Raises InvalidInputError or CheckpointError, naming what does not fit.
+        """
+        self.config = config
+        self.tracker = Tracker(listener)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.device = choose_device(config.device)
+        base_path = config.base or default_checkpoint()
+        self.base = load_checkpoint(base_path)
+        self.plan = self._plan()
+        self.found: dict[str, str] = {}  # in the recordings
+        config.out.mkdir(parents=True, exist_ok=True)
+        _check_space(config.out, base_path)
+        self._keep_plan()
+
+    def run(self) -> Outcome:
+        """Do everything that is not done yet.
+
+        Raises:
+            Stopped: SIGINT or SIGTERM came during training.
+            FptError: the input cannot be used; the message says why.
+        """
+        recording = self._recording()
+        synthetic = self._synthetic(ShardIndex.scan(recording, "train").horizon_s)
+        held_out = TestSet(_scan_held_out(recording), self.config.test_views)
+        test_sets = {HELD_OUT: held_out}
+        if synthetic is not None:
+            test_sets[SYNTHETIC] = TestSet(
+                ShardIndex.scan(synthetic, "test"), self.config.test_views
+            )
+        before = self._predictor(self.base.state_dict)
+        records = self._measured("measuring the base", test_sets, before, BEFORE)
+        trainer, history = self._train(recording, synthetic)
+        trial, tuned = self._average(recording, synthetic, trainer)
+        after = self._predictor(tuned)
+        for name, rows in self._measured("measuring the result", test_sets, after, AFTER).items():
+            records[name] += rows
+        comparisons = {name: compared(rows) for name, rows in records.items()}
+        verdict = judge(
+            comparisons[HELD_OUT], comparisons.get(SYNTHETIC), self.config.forget_percent
+        )
+        self._save(tuned, trainer, trial, verdict)
+        facts = self._facts(trainer, trial, recording, synthetic)
+        out = self.config.out
+        text = finetune_report.save(out, verdict, facts, records, history)
+        _try_video(out / "held_out.mp4", held_out, before, after)
+        self._write_verdict(verdict)
+        self.tracker.advance(1.0)
+        measures = {
+            f"{label}, {name}, {pokes} pokes": (
+                comparison.before[pokes, measure],
+                comparison.after[pokes, measure],
+            )
+            for name, comparison in comparisons.items()
+            for pokes in POKES
+            for measure, label in (
+                ("epe_moving_px", "end point error of moving points [px of 448]"),
+                ("nll", "NLL [nats]"),
+                ("coverage_90", "coverage of 90 % regions [share]"),
+            )
+        }
+        return Outcome(out / TUNED_FILE, out / REPORT_FILE, verdict, measures, text)
+
+    # ---- plan -----------------------------------------------------------------------------------
+
+    def _plan(self) -> dict[str, Any]:
+        """What a resumed run takes over: settings, base, and later the learning rate."""
+        path = self.config.out / PLAN_FILE
+        new: dict[str, Any] = {"config": self.config.decisive(), "base_sha256": self.base.sha256}
+        if not path.exists():
+            if self.config.resume:
+                raise InvalidInputError(f"nothing to resume in {self.config.out}")
+            return new
+        if not self.config.resume:
+            raise InvalidInputError(
+                f"{self.config.out} holds a run already: --resume it, or choose another --out"
+            )
+        try:
+            known = json.loads(path.read_text())
+            old = {**known["config"], "base": known["base_sha256"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidInputError(f"{path} is damaged ({error!r}): start a new run") from error
+        now = {**new["config"], "base": self.base.sha256}
+        changed = sorted(name for name in now if old.get(name) != now[name])
+        if changed:
+            raise InvalidInputError(
+                f"cannot resume with other settings than the run began with: {', '.join(changed)}"
+            )
+        return known
+
+    def _keep_plan(self) -> None:
+        _write_json(self.config.out / PLAN_FILE, self.plan)
+
+    # ---- data -----------------------------------------------------------------------------------
+
+    def _recording(self) -> Path:
+        """The folder with the recording's shards, made if need be."""
+        if self.config.data is not None:
+            return self.config.data
+        self.tracker.begin("reading the recording")
+        horizon_s = self.config.horizon_s or self.base.horizon_s
+        if not horizon_s:
+            raise InvalidInputError(
+                f"{self.base.path} does not say what time its displacements span: give --horizon-s"
+            )
+        folder = self.config.out / "recording"
+        found = make_shards(
+            self.config.bag,
+            self.config.topic,
+            folder,
+            ClipSettings(horizon_s, test=True),
+            progress=lambda share, doing: self.tracker.advance(share),
+        )
+        self.found = {
+            "samples": ", ".join(f"{n} {split}" for split, n in found.samples.items()),
+            "dropped": describe(found.dropped + found.skipped) or "nothing",
+        }
+        log.info("recording: %s", self.found)
+        for split in ("train", "val"):
+            if not found.samples[split]:
+                raise InvalidInputError(
+                    f"the recordings give no samples for {split}; dropped or unusable: "
+                    f"{self.found['dropped']}. Longer recordings with visible motion are needed"
+                )
+        return folder
+
+    def _synthetic(self, horizon_s: float) -> Path | None:
+        """The folder with synthetic shards of this horizon, made if need be, or None."""
+        self.tracker.begin("making synthetic data")
+        folder = self.config.rehearsal
+        if folder is None:
+            folder = self.config.out / "synthetic"
+            if not rehearsal.make(folder, self.tracker.advance):
+                return None
+        found = ShardIndex.scan(folder, "test").horizon_s
+        if found != horizon_s:
+            log.warning(
+                "the synthetic data is about %g s, the recording about %g s: nothing is "
+                "rehearsed, and forgetting cannot be measured",
+                found,
+                horizon_s,
+            )
+            return None
+        return folder
+
+    # ---- training -------------------------------------------------------------------------------
+
+    def _train(
+        self, recording: Path, synthetic: Path | None
+    ) -> tuple[Trainer, list[dict[str, float]]]:
+        """Train; the trainer with its final state, and the course of validation."""
+        self.tracker.begin("training")
+        out = self.config.out / "training"
+        out.mkdir(exist_ok=True)
+        (out / "model.json").write_text(self.base.config.to_json())
+        config = self._train_config(recording, synthetic, out)
+        if "learning_rate" not in self.plan:
+            self.plan["learning_rate"] = self._learning_rate(config)
+            self._keep_plan()
+        config = dataclasses.replace(config, learning_rate=self.plan["learning_rate"])
+        reporters: list[_TellingReporter] = []
+
+        def reporter(folder: Path, every_steps: int) -> Reporter:
+            reporters.append(_TellingReporter(folder, every_steps, self.tracker))
+            return reporters[0]
+
+        trainer = Trainer(config, reporter)
+        if not trainer.run():
+            raise Stopped(f"stopped at step {trainer.step}; go on with --resume")
+        return trainer, reporters[0].history()
+
+    def _train_config(self, recording: Path, synthetic: Path | None, out: Path) -> TrainConfig:
+        config = self.config
+        minutes, steps = config.budget_minutes, config.steps
+        rehearsed = synthetic if config.rehearsal_share else None
+        return TrainConfig(
+            data=recording,
+            out=out,
+            model=str(out / "model.json"),
+            init=self.base.path,
+            resume=(out / STATE_FILE).exists(),
+            steps=steps or 1,
+            minutes=minutes,
+            rehearsal=rehearsed,
+            rehearsal_share=config.rehearsal_share,
+            batch=config.batch,
+            selection=config.selection,
+            part_weight=0.0,  # tracks do not know parts
+            schedule="thirds",
+            warmup=0.05,
+            patience=config.patience,
+            validate_steps=max(1, (steps or 0) // _VALIDATIONS) if steps else 0,
+            validate_minutes=(minutes or math.inf) / _VALIDATIONS,
+            val_views=_VALIDATION_VIEWS,
+            checkpoint_minutes=1.0,
+            seed=config.seed,
+            device=config.device,
+            threads=config.threads,
+            workers=config.workers,
+            licence=self.base.licence,
+        )
+
+    def _learning_rate(self, config: TrainConfig) -> float:
+        if self.config.learning_rate is not None:
+            return self.config.learning_rate
+        steps = self.config.steps or max(1, self._steps_in(config))
+        trained = self.base.training.get("config", {})
+        base_rate = float(trained.get("learning_rate", recipe.PUBLISHED_RATE))
+        rate = recipe.learning_rate(steps, config.batch, base_rate)
+        log.info("learning rate %.2g for about %d steps of %d views", rate, steps, config.batch)
+        return rate
+
+    def _steps_in(self, config: TrainConfig) -> int:
+        """How many steps the minutes of the budget hold, from timing a few."""
+        assert config.minutes is not None
+        index = ShardIndex.scan(config.data, "train")
+        batches = TrainingBatches(index, config, self.base.config.encoder.input_px)
+        objective = Objective(self._model(self.base.state_dict)).to(self.device)
+        durations_s = []
+        for step in range(_TIMED_STEPS):
+            begun_s = time.monotonic()
+            objective(batches[step].to(self.device))[0].backward()
+            durations_s.append(time.monotonic() - begun_s)
+        return int(60 * config.minutes / min(durations_s))
+
+    def _average(
+        self, recording: Path, synthetic: Path | None, trainer: Trainer
+    ) -> tuple[blend.Trial, dict[str, torch.Tensor]]:
+        """The weighted mean of base and best weights that validation likes best."""
+        self.tracker.begin("averaging weights")
+        load = partial(
+            ValidationSet.load,
+            n_views=_VALIDATION_VIEWS,
+            grid=trainer.config.val_grid,
+            input_px=self.base.config.encoder.input_px,
+            min_motion=trainer.config.selection.min_motion,
+        )
+        other = load(ShardIndex.scan(synthetic, "val")) if synthetic else None
+
+        def trial(share: float, state: dict[str, torch.Tensor]) -> blend.Trial:
+            model = self._model(state).to(self.device)
+            own = validate(model, trainer.val, self.device)
+            error_px = validate(model, other, self.device)["epe_px/moving"] if other else None
+            return blend.Trial(share, own["nll/one_poke"] + own["nll/one_poke_moving"], error_px)
+
+        base = trial(0.0, self.base.state_dict)
+        tuned = load_checkpoint(trainer.config.out / BEST_FILE).state_dict
+        trials = []
+        for number, share in enumerate(blend.SHARES):
+            self.tracker.advance(number / len(blend.SHARES))
+            trials.append(trial(share, blend.interpolate(self.base.state_dict, tuned, share)))
+        chosen = blend.choose(base, trials, self.config.forget_percent)
+        log.info("averaging: base %s; %s; chosen %s", base, trials, chosen)
+        return chosen, blend.interpolate(self.base.state_dict, tuned, chosen.share)
+
+    # ---- results --------------------------------------------------------------------------------
+
+    def _model(self, state: dict[str, torch.Tensor]) -> FlowPokeModel:
+        copies = {name: value.clone() for name, value in state.items()}
+        return dataclasses.replace(self.base, state_dict=copies).build_model()
+
+    def _predictor(self, state: dict[str, torch.Tensor]) -> MotionPredictor:
+        engine = TorchEngine(self._model(state), self.device)
+        return MotionPredictor(engine, horizon_s=self.base.horizon_s)
+
+    def _measured(
+        self, phase: str, test_sets: dict[str, TestSet], predictor: MotionPredictor, name: str
+    ) -> dict[str, list[Record]]:
+        self.tracker.begin(phase)
+        records = {}
+        for number, (data, test_set) in enumerate(test_sets.items()):
+
+            def advance(share: float, number: int = number) -> None:
+                self.tracker.advance((number + share) / len(test_sets))
+
+            records[data] = test_set.measure(predictor, name, advance)
+            if not records[data]:
+                raise InvalidInputError(f"nothing moves in any sample of the set {data!r}")
+        return records
+
+    def _save(
+        self,
+        state: dict[str, torch.Tensor],
+        trainer: Trainer,
+        trial: blend.Trial,
+        verdict: Verdict,
+    ) -> None:
+        save_checkpoint(
+            self.config.out / TUNED_FILE,
+            self._model(state),
+            horizon_s=trainer.horizon_s,
+            licence=self.base.licence,
+            training={
+                "base": {"sha256": self.base.sha256, "training": self.base.training},
+                "fine_tuning": {
+                    "config": trainer.config.to_dict(),
+                    "steps": trainer.step,
+                    "share_of_tuned_weights": trial.share,
+                    "promoted": verdict.promoted,
+                },
+                # As in a file of `fpt train`, so that it can be fine-tuned again.
+                "config": self.base.training.get("config", {}),
+            },
+        )
+
+    def _facts(
+        self, trainer: Trainer, trial: blend.Trial, recording: Path, synthetic: Path | None
+    ) -> dict[str, Any]:
+        config = self.config
+        return {
+            "base": f"{self.base.path.name} ({self.base.sha256[:12]})",
+            "recording": ", ".join(map(str, config.bag or (recording,))),
+            **self.found,
+            "held out": "the test split, used for nothing else"
+            if any(recording.glob("test-*.tar"))
+            else "the validation split, on which the weights were chosen: too short for a third",
+            "training": f"{trainer.step} steps of {config.batch} views in "
+            f"{trainer.elapsed_s / 60:.1f} minutes, peak rate {trainer.config.learning_rate:.2g}, "
+            f"halved at each third; {trainer.data['views']} views",
+            "rehearsal": f"{config.rehearsal_share:.0%} of the views from {synthetic}"
+            if synthetic and config.rehearsal_share
+            else "none",
+            "weights": f"{trial.share:.0%} tuned, {1 - trial.share:.0%} base, chosen on validation",
+            "horizon": f"{trainer.horizon_s:g} s",
+        }
+
+    def _write_verdict(self, verdict: Verdict) -> None:
+        tuned = load_checkpoint(self.config.out / TUNED_FILE)
+        content = {
+            "promoted": verdict.promoted,
+            "reasons": list(verdict.reasons),
+            "checkpoint": TUNED_FILE,
+            "sha256": tuned.sha256,
+            "base": str(self.base.path),
+            "base_sha256": self.base.sha256,
+        }
+        _write_json(self.config.out / VERDICT_FILE, content)
+
+
+class _TellingReporter(Reporter):
+    """Also tells a tracker, and keeps validations in a file beside the checkpoints."""
+
+    def __init__(self, folder: Path, every_steps: int, tracker: Tracker) -> None:
+        super().__init__(folder, every_steps)
+        self._history = folder / "history.jsonl"
+        self._tracker = tracker
+        self._share = 0.0
+
+    def step(
+        self, step: int, progress: float, views: int, measures: dict[str, float], skipped: int
+    ) -> None:
+        super().step(step, progress, views, measures, skipped)
+        self._share = progress
+        self._tracker.advance(progress, loss=measures["loss"])
+
+    def validation(self, step: int, measured: dict[str, float], *drawn: Any) -> None:
+        super().validation(step, measured, *drawn)
+        with self._history.open("a") as file:
+            file.write(json.dumps({"step": step, **measured}) + "\n")
+        self._tracker.advance(self._share, measures=measured)
+
+    def history(self) -> list[dict[str, float]]:
+        """Validations by step; a resumed run may have repeated some."""
+        if not self._history.exists():
+            return []
+        rows = (json.loads(line) for line in self._history.read_text().splitlines())
+        return [row for _, row in sorted({row["step"]: row for row in rows}.items())]
+
+
+def _scan_held_out(folder: Path) -> ShardIndex:
+    """What to report on: the test split, or that of validation where there is none."""
+    split = "test" if any(folder.glob("test-*.tar")) else "val"
+    return ShardIndex.scan(folder, split)
+
+
+def _check_space(out: Path, base: Path) -> None:
+    needed = 12 * base.stat().st_size + _SPARE_BYTES
+    free = shutil.disk_usage(out).free
+    if free < needed:
+        raise InvalidInputError(
+            f"{out} has {free >> 20} MB left, fine-tuning needs about {needed >> 20} MB"
+        )
+
+
+def _try_video(
+    path: Path, test_set: TestSet, before: MotionPredictor, after: MotionPredictor
+) -> None:
+    try:
+        finetune_report.save_video(path, test_set, before, after)
+    except ModuleNotFoundError as error:
+        log.warning("no video, because the Python module %s is missing", error.name)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(temporary, path)

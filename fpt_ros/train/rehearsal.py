@@ -1,0 +1,66 @@
+"""Synthetic data beside a recording: against forgetting, and to measure what was forgotten."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from fpt_ros.core.errors import InvalidInputError
+from fpt_ros.data.samples import ShardIndex
+
+log = logging.getLogger(__name__)
+
+SAMPLES = {"train": 512, "val": 128, "test": 192}
+"""How much is made where none is given: about a minute on one core."""
+_SAMPLES_PER_SHARD = 64
+_SEED = 5
+
+
+def make(folder: Path, advance: Callable[[float], object]) -> bool:
+    """Write synthetic shards of all splits into `folder`, unless they are there.
+
+    `advance` is told the share that is done. Returns False, with the reason in the log, on machines
+    that cannot render.
+    """
+    os.environ.setdefault("LP_NUM_THREADS", "1")  # as `fpt scenes` does
+    try:
+        from fpt_ros.data.shards import ShardPlan, write_shards
+
+        done = 0
+        for split, samples in SAMPLES.items():
+            plan = ShardPlan(folder, split, _SEED, _SAMPLES_PER_SHARD)
+            for written in write_shards(plan, samples // _SAMPLES_PER_SHARD):
+                done += written
+                advance(done / sum(SAMPLES.values()))
+    except (InvalidInputError, OSError):
+        raise
+    except Exception as error:  # whatever a missing package or driver comes up with
+        log.warning(
+            "no synthetic data can be made here (%s): give some with --rehearsal, or see `fpt "
+            "doctor`; without it nothing is rehearsed, and forgetting cannot be measured",
+            error,
+        )
+        return False
+    return True
+
+
+def mixed(recording: ShardIndex, rehearsal: ShardIndex, share: float) -> ShardIndex:
+    """Views of both, repeated so that `share` of the list is rehearsal, as nearly as can be.
+
+    Raises InvalidInputError when their horizons differ.
+    """
+    if recording.horizon_s != rehearsal.horizon_s:
+        raise InvalidInputError(
+            f"the recording is about displacements over {recording.horizon_s:g} s, the synthetic "
+            f"data over {rehearsal.horizon_s:g} s: they cannot be mixed; leave --rehearsal out"
+        )
+    n, m = len(recording.views), len(rehearsal.views)
+    wanted = share / (1 - share) * n / m  # copies of the rehearsal for one of the recording
+    copies, more = (max(1, round(1 / wanted)), 1) if wanted < 1 else (1, round(wanted))
+    return ShardIndex(
+        copies * recording.views + more * rehearsal.views,
+        recording.horizon_s,
+        recording.skipped + rehearsal.skipped,
+    )

@@ -1,0 +1,353 @@
+"""Fine-tuning: schedule, mixing, averaging, the gate, and whole runs that are killed or refused."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fpt_ros.core.checkpoint import load_checkpoint, save_checkpoint
+from fpt_ros.core.config import DinoEncoderConfig, HeadConfig, ModelConfig, TransformerConfig
+from fpt_ros.core.errors import InvalidInputError
+from fpt_ros.core.model import FlowPokeModel
+from fpt_ros.data.samples import ShardIndex
+from fpt_ros.train import recipe
+from fpt_ros.train.blend import Trial, choose, interpolate
+from fpt_ros.train.compare import AFTER, BEFORE
+from fpt_ros.train.config import SelectionConfig, TrainConfig, check_resumable
+from fpt_ros.train.finetune import FineTuning
+from fpt_ros.train.finetune_config import FineTuneConfig
+from fpt_ros.train.finetune_report import paired_change
+from fpt_ros.train.gate import Comparison, judge
+from fpt_ros.train.loop import Trainer
+from fpt_ros.train.optimize import learning_rate_factor
+from fpt_ros.train.rehearsal import mixed
+
+TINY = ModelConfig(
+    DinoEncoderConfig(input_px=28, width=32, depth=1, heads=2, patch_px=7, position_grid=4),
+    TransformerConfig(width=32, depth=2, d_head=16),
+    HeadConfig(n_components=2),
+)
+SELECTION = SelectionConfig(pokes=3, queries=8, many_pokes=6, many_queries=2, many_every=4)
+
+
+# ---- the recipe ---------------------------------------------------------------------------------
+
+
+def test_the_rate_is_halved_after_each_third():
+    def factor(progress):
+        return learning_rate_factor(progress, 0.05, "thirds")
+
+    assert factor(0.025) == pytest.approx(0.5)
+    assert [factor(p) for p in (0.1, 0.33, 0.34, 0.66, 0.67, 1.0)] == [1, 1, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_the_papers_rate_for_the_papers_run_and_never_too_much():
+    assert recipe.learning_rate(2_000_000, 128, 5e-5) == pytest.approx(5e-7)
+    assert recipe.learning_rate(100_000, 128, 5e-5) == pytest.approx(5e-6)
+    assert recipe.learning_rate(100_000, 32, 5e-5) == pytest.approx(2.5e-6)
+    assert recipe.learning_rate(300, 16, 6e-4) == pytest.approx(2e-4)
+
+
+@pytest.mark.parametrize(("n", "m", "share"), [(2, 12, 0.5), (12, 2, 0.5), (12, 12, 0.25)])
+def test_mixing_keeps_to_the_share_and_loses_no_view(toy, tmp_path, n, m, share):
+    own = ShardIndex.scan(toy.write_world(tmp_path / "own", n_views=n), "train")
+    other = ShardIndex.scan(toy.write_world(tmp_path / "other", n_views=m), "train")
+    views = mixed(own, other, share).views
+    from_other = [view.outcomes[0].shard.parent.name == "other" for view in views]
+    assert sum(from_other) / len(views) == pytest.approx(share, abs=0.01)
+    assert all(view in views for view in own.views + other.views)
+
+
+def test_other_horizons_are_not_mixed(toy_data):
+    own = ShardIndex.scan(toy_data, "train")
+    with pytest.raises(InvalidInputError, match=r"over 1 s.*over 2 s"):
+        mixed(own, dataclasses.replace(own, horizon_s=2.0), 0.5)
+
+
+def test_settings_that_came_later_do_not_hinder_resuming():
+    new = TrainConfig("data", "out").to_dict()
+    old = {name: value for name, value in new.items() if name != "schedule"}
+    check_resumable(old, new)
+    with pytest.raises(InvalidInputError, match="schedule: 'cosine' -> 'thirds'"):
+        check_resumable(old, new | {"schedule": "thirds"})
+
+
+# ---- averaging ----------------------------------------------------------------------------------
+
+
+def test_weights_between_two_models():
+    a = {"w": torch.tensor([0.0, 2.0]), "n": torch.tensor(3)}
+    b = {"w": torch.tensor([4.0, 0.0]), "n": torch.tensor(5)}
+    between = interpolate(a, b, 0.25)
+    torch.testing.assert_close(between["w"], torch.tensor([1.0, 1.5]))
+    assert between["n"] == 5
+    for share, end in ((0.0, a), (1.0, b)):
+        copy = interpolate(a, b, share)
+        assert all(torch.equal(copy[name], end[name]) for name in end)
+        assert copy["w"] is not end["w"]
+
+
+def test_the_best_share_that_forgets_little():
+    base = Trial(0.0, -6.0, 20.0)
+    trials = [Trial(0.5, -6.5, 20.4), Trial(1.0, -7.0, 21.5), Trial(0.25, -6.2, 20.1)]
+    assert choose(base, trials, 5.0).share == 0.5  # 1.0 is at 7.5 %, half of 5 % are allowed
+    assert choose(base, trials, 20.0).share == 1.0
+    assert choose(base, [Trial(0.5, -6.5, 30.0), Trial(1.0, -7.0, 40.0)], 5.0).share == 0.5
+    assert choose(Trial(0, -6.0), [Trial(0.5, -6.5), Trial(1.0, -7.0)], 5.0).share == 1.0
+
+
+# ---- the gate -----------------------------------------------------------------------------------
+
+
+def side(epe_px=10.0, nll=-6.0, coverage=0.9, **changes):
+    measures = {"epe_moving_px": epe_px, "nll": nll, "coverage_90": coverage}
+    return {(pokes, name): value for pokes in (1, 5) for name, value in measures.items()} | changes
+
+
+BETTER = Comparison(side(), side(7.0, -6.5))
+SAME = Comparison(side(20.0), side(20.8))
+
+
+def test_better_and_little_forgotten_is_promoted():
+    verdict = judge(BETTER, SAME, 5.0)
+    assert verdict.promoted
+    assert verdict.sentence().startswith("promoted")
+
+
+@pytest.mark.parametrize(
+    ("held_out", "synthetic", "reason"),
+    [
+        (Comparison(side(), side(10.0, -6.5)), SAME, r"moving points .* did not fall at one poke"),
+        (Comparison(side(), side(7.0, -5.9)), SAME, "NLL .* did not fall at 5 pokes"),
+        (Comparison(side(), side(float("nan"), -6.5)), SAME, "did not fall"),
+        (Comparison(side(), side(7.0, -6.5, 0.8)), SAME, "cover 80 % at one poke, before 90 %"),
+        (Comparison(side(coverage=0.7), side(7.0, -6.5, 0.99)), SAME, ""),
+        (BETTER, Comparison(side(20.0), side(21.2)), "rose by 6.0 % at one poke, allowed are 5 %"),
+        (BETTER, Comparison(side(20.0), side(float("nan"))), "rose by nan"),
+        (BETTER, None, "not known without synthetic data"),
+    ],
+)
+def test_what_stands_against_promotion_is_said(held_out, synthetic, reason):
+    verdict = judge(held_out, synthetic, 5.0)
+    assert verdict.promoted == (not reason)
+    assert len(verdict.reasons) == len(set(verdict.reasons))
+    if reason:
+        with pytest.raises(AssertionError, match=reason):
+            raise AssertionError(verdict.sentence())
+
+
+def test_changes_are_of_pairs():
+    rows = [
+        {"method": method, "pokes": 1, "key": key, "scene": key, "nll": value}
+        for key, pair in {"a": (1.0, 0.0), "b": (5.0, 3.0), "c": (9.0, 6.0)}.items()
+        for method, value in zip((BEFORE, AFTER), pair, strict=True)
+    ]
+    mean, lower, upper = paired_change(rows, 1, "nll")
+    assert mean == pytest.approx(-2.0)
+    assert -3 <= lower < mean < upper <= -1
+    assert paired_change(rows, 5, "nll") is None
+
+
+# ---- whole runs ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def world(toy, tmp_path_factory):
+    """A recording, synthetic data, and a base that was trained a little."""
+    folder = tmp_path_factory.mktemp("finetune")
+    for name in ("recording", "synthetic"):
+        data = toy.write_world(folder / name, n_views=6)
+        (data / "test-00000.tar").write_bytes((data / "val-00000.tar").read_bytes())
+    torch.manual_seed(0)
+    save_checkpoint(
+        folder / "base.safetensors",
+        FlowPokeModel(TINY),
+        horizon_s=1.0,
+        licence="CC-BY-4.0",
+        training={"config": {"learning_rate": 9e-3}},
+    )
+    return folder
+
+
+@pytest.fixture
+def config(world, tmp_path):
+    return FineTuneConfig(
+        out=tmp_path / "out",
+        data=world / "recording",
+        base=world / "base.safetensors",
+        rehearsal=world / "synthetic",
+        steps=20,
+        batch=4,
+        test_views=3,
+        selection=SELECTION,
+        threads=1,
+        workers=0,
+    )
+
+
+def test_a_run_leaves_weights_report_and_verdict(config):
+    told = []
+    outcome = FineTuning(config, told.append).run()
+    tuned = load_checkpoint(outcome.checkpoint)
+    assert tuned.config == TINY
+    assert (tuned.horizon_s, tuned.licence) == (1.0, "CC-BY-4.0")
+    base = load_checkpoint(config.base)
+    assert tuned.training["base"]["sha256"] == base.sha256
+    assert tuned.training["fine_tuning"]["config"]["learning_rate"] == pytest.approx(3e-3)
+    assert any(not torch.equal(tuned.state_dict[n], w) for n, w in base.state_dict.items())
+
+    verdict = json.loads((config.out / "promoted.json").read_text())
+    assert verdict["promoted"] == outcome.verdict.promoted
+    assert verdict["sha256"] == tuned.sha256
+    text = (config.out / "report.md").read_text()
+    assert outcome.verdict.sentence().capitalize() in text
+    for row in ("**before**", "**after**", "change", "Gaussian fall-off", "no motion"):
+        assert text.count(f"| {row} |") == 4  # two data sets, one and five pokes
+    report = json.loads((config.out / "report.json").read_text(), parse_constant=pytest.fail)
+    assert report["history"][-1]["step"] == 20
+    for name in ("report.png", "held_out.mp4"):
+        assert (config.out / name).stat().st_size > 1000
+    assert list((config.out / "training" / "tensorboard").iterdir())
+
+    phases = list(dict.fromkeys(progress.phase for progress in told))
+    assert phases[-4:] == [
+        "measuring the base",
+        "training",
+        "averaging weights",
+        "measuring the result",
+    ]
+    fractions = [progress.fraction for progress in told]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == pytest.approx(1.0)
+    assert "nll/one_poke" in told[-1].measures
+    with pytest.raises(InvalidInputError, match="holds a run already"):
+        FineTuning(config)
+
+
+def test_a_killed_run_ends_with_the_same_weights(config):
+    straight = FineTuning(config).run().checkpoint
+    killed = dataclasses.replace(config, out=config.out.with_name("killed"))
+    state = killed.out / "training" / "state.pt"
+    # It saves its state at every step and stands still after some.
+    code = """
+import dataclasses, sys, time
+from pathlib import Path
+from fpt_ros.train import finetune, finetune_config, config, loop
+make = finetune.TrainConfig
+finetune.TrainConfig = lambda **all: make(**{**all, "checkpoint_minutes": 0.0})
+step = loop.Trainer._train_step
+def slow(self, batch, progress):
+    if self.step == 9:
+        print("now", flush=True)
+        time.sleep(1000)
+    return step(self, batch, progress)
+loop.Trainer._train_step = slow
+arguments = eval(sys.argv[1], vars(finetune_config) | {"PosixPath": Path})
+finetune.FineTuning(arguments).run()
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, repr(killed)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "now\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert state.exists()
+    assert not (killed.out / "tuned.safetensors").exists()
+    resumed = FineTuning(dataclasses.replace(killed, resume=True)).run().checkpoint
+    first, second = (load_checkpoint(path).state_dict for path in (straight, resumed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_what_got_no_better_is_not_promoted(config):
+    outcome = FineTuning(dataclasses.replace(config, steps=1, learning_rate=1e-12)).run()
+    assert not outcome.verdict.promoted
+    assert "did not fall" in (config.out / "report.md").read_text()
+    assert not json.loads((config.out / "promoted.json").read_text())["promoted"]
+
+
+def test_patience_ends_a_run(toy_data, tmp_path):
+    (tmp_path / "tiny.json").write_text(TINY.to_json())
+    trainer = Trainer(
+        TrainConfig(
+            data=toy_data,
+            out=tmp_path / "run",
+            model=str(tmp_path / "tiny.json"),
+            steps=50,
+            batch=2,
+            learning_rate=1e-12,
+            selection=SELECTION,
+            part_weight=0.0,
+            ema=0.0,
+            validate_steps=2,
+            patience=3,
+            threads=1,
+            workers=0,
+            val_views=4,
+            val_grid=8,
+        )
+    )
+    validated = trainer._validate
+    steps = []
+    scores = iter([5.0, 3.0, 4.0, 3.0, float("nan")])
+
+    def pretend():
+        steps.append(trainer.step)
+        score = next(scores)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                "fpt_ros.train.loop.validate",
+                lambda *_: {"nll/one_poke": score, "nll/one_poke_moving": 0.0},
+            )
+            patch.setattr(trainer.reporter, "validation", lambda *_: None)
+            validated()
+
+    trainer._validate = pretend
+    assert trainer.run()
+    assert steps == [2, 4, 6, 8, 10]
+    assert trainer.best == 3.0
+
+
+def test_resuming_needs_the_same_settings(config):
+    with pytest.raises(InvalidInputError, match="nothing to resume"):
+        FineTuning(dataclasses.replace(config, resume=True))
+    FineTuning(config)
+    changed = dataclasses.replace(config, resume=True, batch=8, forget_percent=1.0)
+    with pytest.raises(InvalidInputError, match="than the run began with: batch, forget_percent"):
+        FineTuning(changed)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"data": None}, "--bag"),
+        ({"minutes": 1.0}, "not both"),
+        ({"steps": None, "minutes": 0.0}, "minutes must be positive"),
+        ({"batch": 0}, "batch must be at least 1"),
+        ({"rehearsal_share": 1.0}, "rehearsal_share"),
+        ({"forget_percent": float("nan")}, "forget_percent"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(config, wrong, reason):
+    with pytest.raises(InvalidInputError, match=reason):
+        dataclasses.replace(config, **wrong)
+
+
+def test_without_rehearsal_nothing_is_promoted(config, monkeypatch):
+    monkeypatch.setattr("fpt_ros.train.rehearsal.make", lambda folder, advance: False)
+    outcome = FineTuning(dataclasses.replace(config, rehearsal=None, steps=2)).run()
+    assert any("not known without synthetic data" in reason for reason in outcome.verdict.reasons)
+
+
+def test_a_full_disk_is_said_before_anything_is_done(config, monkeypatch):
+    usage = type("Usage", (), {"free": 50 << 20})
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    with pytest.raises(InvalidInputError, match="50 MB left"):
+        FineTuning(config)
