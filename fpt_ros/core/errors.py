@@ -15,3 +15,7 @@ class NoImageError(FptError, RuntimeError):
 
 class CheckpointError(FptError):
     """A checkpoint is missing, damaged, foreign, or does not fit its configuration."""
+
+
+class EngineError(FptError):
+    """An engine cannot be built, loaded, trusted or run any further."""
