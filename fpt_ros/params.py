@@ -121,6 +121,30 @@ class Settings:
         limits=(1, 1 << 22),
         live=True,
     )
+    surprise_period_s: float = _parameter(
+        0.0,
+        "Judge predictions by what then moved (~/surprise), at most once in so many seconds and "
+        "after each executed contact; 0 = never.",
+        limits=(0.0, 1e6),
+        live=True,
+    )
+    surprise_threshold_nats: float = _parameter(
+        10.0,
+        "Images are kept in surprise_dir if `surprise` is at least this.",
+        limits=(-1000.0, 1e6),
+        live=True,
+    )
+    surprise_dir: str = _parameter(
+        "",
+        "Folder for small bags of surprising images, for fine-tuning; empty = keep none.",
+        live=True,
+    )
+    surprise_dir_mb: float = _parameter(
+        1000.0,
+        "What that folder may hold, in MB; the oldest bags make room for new ones.",
+        limits=(1.0, 1e6),
+        live=True,
+    )
 
 
 @dataclass(frozen=True)

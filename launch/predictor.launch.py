@@ -37,6 +37,14 @@ ARGUMENTS = [
     DeclareLaunchArgument("engine", default_value="", description="what runs the network"),
     DeclareLaunchArgument("device", default_value="", description="auto, cpu, cuda or cuda:N"),
     DeclareLaunchArgument(
+        "surprise_period_s",
+        default_value="",
+        description="judge predictions by what then moved, once in so many seconds",
+    ),
+    DeclareLaunchArgument(
+        "surprise_dir", default_value="", description="folder for bags of surprising images"
+    ),
+    DeclareLaunchArgument(
         "params_file",
         default_value=PathJoinSubstitution([SHARE, "config", "predictor.yaml"]),
         description="values of all parameters",
@@ -78,8 +86,11 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         raise RuntimeError(f"params_file: there is no file {values['params_file']!r}")
     image = values["image"]
     beside_the_images = f"{image.rpartition('/')[0]}/camera_info" if "/" in image else "camera_info"
-    overrides: dict[str, bool | str] = {"use_sim_time": values["use_sim_time"] == "true"}
-    overrides |= {name: values[name] for name in ("checkpoint", "engine", "device") if values[name]}
+    overrides: dict[str, bool | float | str] = {"use_sim_time": values["use_sim_time"] == "true"}
+    given = ("checkpoint", "engine", "device", "surprise_dir")
+    overrides |= {name: values[name] for name in given if values[name]}
+    if values["surprise_period_s"]:
+        overrides["surprise_period_s"] = float(values["surprise_period_s"])
     if values["autostart"]:
         overrides["autostart"] = values["autostart"] == "true"
     if values["compressed"]:

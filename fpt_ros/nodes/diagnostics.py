@@ -27,6 +27,7 @@ class Condition:
     errors: Collection[str] = ()  # reasons for an ERROR
     warnings: Collection[str] = ()  # reasons for a WARN
     images_lost: int = 0  # on the way from the camera, as the middleware counts
+    more: Mapping[str, str] = field(default_factory=dict)  # what parts of the node have to say
 
 
 def status_message(
@@ -76,6 +77,7 @@ def status_message(
         "images the model failed on": str(now.images_failed),
         "images lost before arrival": str(condition.images_lost),
         **{f"answers {status.name}": str(now.answers[status]) for status in Status},
+        **condition.more,
     }
     return DiagnosticStatus(
         level=level,

@@ -1,6 +1,6 @@
 """The program `predictor_node`: leaves quietly when it is interrupted while it is being imported.
 
-    python -m fpt_ros.nodes.predictor --ros-args -p checkpoint:=model.safetensors
+Without an installation: python -m fpt_ros.nodes.predictor --ros-args -p checkpoint:=my.safetensors
 """
 
 import os

@@ -36,6 +36,7 @@ from fpt_ros.nodes.image_input import ImageInput
 from fpt_ros.nodes.models import Models
 from fpt_ros.nodes.outbox import Outbox
 from fpt_ros.nodes.pipeline import POINTS, Surroundings
+from fpt_ros.nodes.surprise import LiveCheck
 from fpt_ros.nodes.worker import Worker
 from fpt_ros.params import TABLE, Settings, changed
 
@@ -74,6 +75,14 @@ class PredictorNode(LifecycleNode):
             check=self._worker.check,
         )
         self._models = Models(self, self._worker, self._outbox, surroundings)
+        self._live_check = LiveCheck(
+            self,
+            self._worker,
+            self._outbox,
+            lambda: self._settings,
+            self._horizon_ns,
+            self._warn,
+        )
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._reported = self._worker.statistics(), time.monotonic()
         # Real time: it is also to be told when /clock stands still.
@@ -102,6 +111,7 @@ class PredictorNode(LifecycleNode):
         result = super().on_activate(state)
         self._worker.resume()
         self._desk.open()
+        self._live_check.open()
         self._geometry = GeometryInput(self)
         settings = self._settings
         self._image = ImageInput(self, settings.image_transport, settings.image_qos, self._on_image)
@@ -145,6 +155,7 @@ class PredictorNode(LifecycleNode):
 
     def _stop(self) -> None:
         self._desk.close()
+        self._live_check.close()
         if self._image is not None:
             self._image.close()
         if self._geometry is not None:
@@ -158,7 +169,13 @@ class PredictorNode(LifecycleNode):
     # ---- what the worker is told ----------------------------------------------------------------
 
     def _on_image(self, message: Any) -> None:
-        self._worker.put_image(message, nanoseconds(message.header.stamp))
+        stamp_ns = nanoseconds(message.header.stamp)
+        self._worker.put_image(message, stamp_ns)
+        self._live_check.put_image(message, stamp_ns)
+
+    def _horizon_ns(self) -> int:
+        info = self._models.info
+        return nanoseconds(info.horizon) if info else 0
 
     def _camera(self) -> CameraInfo | None:
         geometry = self._geometry
@@ -225,6 +242,7 @@ class PredictorNode(LifecycleNode):
         warnings = self._image.complaints() if self._image else []
         if self.get_parameter("use_sim_time").value and not self._now_ns():
             warnings.append("use_sim_time is set, but nothing arrives on /clock")
+        warnings += self._live_check.complaints()
         info = self._models.info
         return Condition(
             state=self._state(),
@@ -234,6 +252,7 @@ class PredictorNode(LifecycleNode):
             errors=[f"cannot load the model: {self._problem}"] if self._problem else [],
             warnings=warnings,
             images_lost=self._image.lost if self._image else 0,
+            more=self._live_check.values(),
         )
 
 
