@@ -14,6 +14,7 @@ from fpt_ros.core.errors import FptError
 COMMANDS = {
     "predict": "what moves if an image is poked: picture and numbers, no ROS needed",
     "doctor": "what works on this machine, what is missing, and the command that mends it",
+    "engine": "build the engine that runs the network fast on this machine, list what is built",
     "play": "publish a recording, for machines without `ros2 bag`",
     "record": "record topics, for machines without `ros2 bag`",
     "scenes": "make training data in the procedural world",

@@ -252,6 +252,9 @@ class OpenVinoEngine(Engine):
         )
 
 
+load = OpenVinoEngine
+
+
 class _Stage:
     """A compiled graph. Outputs whose shape may change are overwritten by the next call."""
 

@@ -1,0 +1,124 @@
+"""`fpt engine`: build the engine that runs the network fast on this machine, list what is built."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from fpt_ros.engines.choose import EngineName, PrecisionName, Wish
+
+
+def engine(
+    action: tyro.conf.Positional[Literal["build", "list"]],
+    checkpoint: Path | None = None,
+    engine: EngineName = "auto",
+    precision: PrecisionName = "auto",
+    device: str = "auto",
+    threads: int = 0,
+    folder: Annotated[Path | None, tyro.conf.arg(aliases=["--engine-dir"])] = None,
+    rebuild: bool = False,
+) -> int:
+    """Build the engine that runs the network fast on this machine, or list what has been built.
+
+    An engine is compiled for these weights, this precision, this runtime and this device, compared
+    with PyTorch, and refused if its answers differ. The node does the same by itself, and serves
+    with PyTorch meanwhile; to build beforehand saves that time.
+
+      fpt engine build --checkpoint my.safetensors
+      fpt engine list
+
+    Args:
+        action: what to do
+        checkpoint: file with the weights; default: those that come with the package
+        engine: auto: the best for this machine
+        precision: auto: the fastest that loses nothing that matters
+        device: auto, cpu, cuda or cuda:N
+        threads: CPU threads; 0: one per core
+        folder: where engines are kept; default: ~/.cache/fpt_ros/engines
+        rebuild: build it even if it is there
+    """
+    from fpt_ros.engines import cache
+
+    wish = Wish(engine, precision, device, threads, folder or cache.default_root())
+    if action == "list":
+        return _list(wish.root)
+    return _build(checkpoint, wish, rebuild)
+
+
+def _build(path: Path | None, wish: Wish, rebuild: bool) -> int:
+    from rich.console import Console
+
+    from fpt_ros.core.checkpoint import load_checkpoint
+    from fpt_ros.core.errors import EngineError
+    from fpt_ros.engines import choose
+    from fpt_ros.weights import default_checkpoint
+
+    checkpoint = load_checkpoint(path or default_checkpoint())
+    console = Console(stderr=True)
+    problems = []
+    for name in wish.order()[:-1]:
+        try:
+            try:
+                choose.load(checkpoint, name, wish)
+            except EngineError as error:
+                console.print(f"building {name}: {error}", highlight=False, soft_wrap=True)
+            with console.status(f"building {name}") as status:
+                entry = choose.build(
+                    checkpoint,
+                    name,
+                    wish,
+                    lambda stage: status.update(f"building {name}: {stage}"),  # noqa: B023
+                    rebuild,
+                )
+        except EngineError as error:
+            problems.append(f"{name}: {error}")
+            continue
+        print(f"{entry.folder}\n{_errors(entry.record)}")
+        return 0
+    if problems:
+        raise EngineError("; ".join(problems))
+    print("nothing to build: PyTorch runs the network here")
+    return 0
+
+
+def _list(root: Path) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from fpt_ros.engines import cache
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("engine", "weights", "runtime", "device", "MB", "differs from PyTorch by"):
+        table.add_column(heading, overflow="fold")
+    for entry in cache.entries(root):
+        identity = entry.record["identity"]
+        size = sum(file.stat().st_size for file in entry.folder.iterdir())
+        table.add_row(
+            entry.folder.name,
+            str(identity.get("weights_sha256"))[:12],
+            str(identity.get("runtime")),
+            str(identity.get("device")),
+            f"{size / 1e6:.0f}",
+            _errors(entry.record),
+        )
+    console = Console()
+    if table.row_count:
+        console.print(table)
+    console.print(f"{table.row_count} engines in {root}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _errors(record: dict[str, object]) -> str:
+    parity = record.get("parity")
+    if not isinstance(parity, dict):
+        return "unknown"
+    return ", ".join(f"{name} {value:.2g}" for name, value in parity.items())
+
+
+if __name__ == "__main__":
+    from fpt_ros.cli import main
+
+    sys.exit(main(["engine", *sys.argv[1:]]))
