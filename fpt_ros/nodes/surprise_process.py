@@ -149,7 +149,7 @@ def measured_motion(
             raise NotJudged("another scene began, or the camera jumped")
     x, y, side_px = transform.roi
     scale = TRACK_SIDE_PX / side_px
-    starts = ((points_px - np.float32([x, y])) * scale).astype(np.float32)
+    starts = ((points_px - np.array([x, y], np.float32)) * scale).astype(np.float32)
     tracks = tracker.track(np.stack([view.rgb for view in views]), starts, [len(views) - 1])
     displacement_px, valid = (tracks.xy[0] - starts) / np.float32(scale), tracks.valid[0]
     if valid.mean() < _LEAST_TRACKED:
