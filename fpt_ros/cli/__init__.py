@@ -20,6 +20,7 @@ COMMANDS = {
     "scenes": "make training data in the procedural world",
     "train": "train a model on such data",
     "evaluate": "measure a model and the baselines",
+    "bench": "measure speed, and what shortcuts to it cost in accuracy",
 }
 
 # What to install for modules that are named otherwise; "" where a package alone is no remedy.

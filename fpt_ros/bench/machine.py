@@ -1,0 +1,100 @@
+"""What a benchmark runs on, and what that machine can do at most."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import os
+import platform
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Of the many flags of a CPU, those that say how wide its arithmetic is.
+_ISA = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16",
+        "asimddp", "bf16", "i8mm", "sve")  # fmt: skip
+_PACKAGES = ("torch", "openvino", "onnxruntime", "tensorrt", "tensorrt_rtx", "numpy")
+_SIDE = 1536  # of the matrices to multiply
+_BUFFER_BYTES = 1 << 28  # far beyond every cache
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Name and versions of all that matters for speed."""
+    cpuinfo = _read("/proc/cpuinfo")
+    names = re.findall(r"model name\s*:\s*(.+)", cpuinfo)
+    flags = set(re.findall(r"^(?:flags|Features)\s*:\s*(.+)", cpuinfo, re.M)[:1] or [""]).pop()
+    return {
+        "cpu": names[0] if names else platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "isa": [flag for flag in _ISA if flag in flags.split()],
+        "load": round(os.getloadavg()[0], 1),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: version for name in _PACKAGES if (version := _version(name))},
+    }
+
+
+def arithmetic(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], Tensor], float]:
+    """A product of large matrices to time, and its floating-point operations."""
+    a, b = (torch.randn(_SIDE, _SIDE, device=device).to(dtype) for _ in range(2))
+    return lambda: a @ b, 2.0 * _SIDE**3
+
+
+def traffic(device: torch.device) -> tuple[Callable[[], Tensor], float]:
+    """A pass over a large buffer to time, and the bytes it reads."""
+    buffer = torch.ones(_BUFFER_BYTES // 4, device=device)
+    return lambda: buffer.sum(), float(_BUFFER_BYTES)
+
+
+class PeakMemory:
+    """The most memory in use since `reset`, in bytes: of the process, or of the GPU's allocator."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def reset(self) -> None:
+        """Forget what was, as far as the system allows it."""
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        else:
+            with suppress(OSError, AttributeError):
+                ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what was freed
+                Path("/proc/self/clear_refs").write_text("5")
+
+    def now(self) -> int:
+        """What is in use."""
+        if self._device.type == "cuda":
+            return torch.cuda.memory_allocated(self._device)
+        return _status("VmRSS")
+
+    def peak(self) -> int:
+        """The most that was in use; 0 where the system does not tell."""
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        return _status("VmHWM")
+
+
+def _status(field: str) -> int:
+    found = re.search(rf"^{field}:\s*(\d+) kB", _read("/proc/self/status"), re.M)
+    return 1024 * int(found[1]) if found else 0
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:  # another system
+        return ""
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,94 @@
+"""Runs the cases of a network in turns, with the machine's own peaks among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from fpt_ros.bench import machine
+from fpt_ros.bench.cases import Cases
+from fpt_ros.bench.report import Peaks, Row, row
+from fpt_ros.bench.timing import Case, Timings, measure
+from fpt_ros.core.engine import Engine
+from fpt_ros.core.errors import InvalidInputError
+from fpt_ros.core.model import FlowPokeModel
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Plan(NamedTuple):
+    """How much is measured.
+
+    Attributes:
+        turns: rounds of all cases.
+        calls_per_turn: most calls of the engine in a round; the plain one is called once.
+        only: part of the names of the cases that are measured; empty: all.
+        quick: small sizes only, to see that everything runs.
+    """
+
+    turns: int = 10
+    calls_per_turn: int = 5
+    only: str = ""
+    quick: bool = False
+
+
+def standard_cases(cases: Cases, quick: bool) -> list[Case]:
+    """The stages, grids of 1, 1024 and 4096 points, 1, 8 and 64 candidates, joint sampling."""
+    if quick:
+        return [
+            cases.encode(),
+            cases.condition(2, 1),
+            cases.query(1, 1, 1, None),
+            cases.query(2, 1, 16, None),
+            cases.joint_step(1, 4, None),
+            cases.joint_grid(4, None),
+            cases.moving_part(8, None),
+        ]
+    return [
+        cases.encode(),
+        *(cases.condition(candidates, 1) for candidates in (1, 8, 64)),
+        cases.query(1, 1, 1, 7),
+        cases.query(1, 1, 1024, 5),
+        cases.query(1, 10, 4096, 5),
+        cases.query(8, 1, 256, None),
+        cases.query(64, 1, 256, 6),
+        cases.joint_step(1, 512, 5),
+        cases.joint_step(8, 512, 5),
+        cases.joint_grid(32, 20),
+        cases.moving_part(32, None),
+    ]
+
+
+def run(
+    model: FlowPokeModel,
+    engine: Engine,
+    plan: Plan,
+    on_progress: Callable[[int], object] = lambda turn: None,
+) -> tuple[list[Row], Peaks]:
+    """Measure an engine that runs this network, which stays in float32 for the plain one.
+
+    on_progress is told the number of rounds done, 0 after the warm-up. Raises InvalidInputError
+    if `only` matches no case.
+    """
+    cases = [
+        case for case in standard_cases(Cases(model, engine), plan.quick) if plan.only in case.name
+    ]
+    if not cases:
+        raise InvalidInputError(f"no case has {plan.only!r} in its name")
+    dtype = _DTYPES.get(engine.precision, torch.float32)
+    product, flops = machine.arithmetic(engine.device, dtype)
+    reading, n_bytes = machine.traffic(engine.device)
+    limits = [
+        Case("product of matrices", product, flops=flops),
+        Case("reading of memory", reading, bytes_moved=n_bytes),
+    ]
+    timings: list[Timings] = []
+    turns = measure([*limits, *cases], engine.device, plan.turns, plan.calls_per_turn)
+    for turn, so_far in enumerate(turns):
+        timings = so_far
+        on_progress(turn)
+    arithmetic, traffic, *rest = timings
+    peaks = Peaks(flops / min(arithmetic.calls_s), n_bytes / min(traffic.calls_s))
+    return [row(each, peaks) for each in rest], peaks

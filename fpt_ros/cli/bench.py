@@ -1,0 +1,184 @@
+"""`fpt bench`: how fast the network runs, against its plain implementation and the machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fpt_ros.core.model import FlowPokeModel
+    from fpt_ros.evaluate.runner import TestSample
+
+_SEED = 0
+
+
+def bench(
+    what: tyro.conf.Positional[Literal["speed", "refine", "joint"]] = "speed",
+    checkpoint: Path | None = None,
+    base: bool = False,
+    engine: Literal["torch"] = "torch",
+    precision: Literal["fp32", "bf16"] = "fp32",
+    device: str = "cpu",
+    threads: int = 0,
+    turns: int = 10,
+    only: str = "",
+    quick: bool = False,
+    data: Path | None = None,
+    views: int = 24,
+    out: Path = Path("runs/bench"),
+) -> None:
+    """Measure speed: each stage and from image to moving part, beside the plain implementation.
+
+    The two run in turns, so that ratios hold on a machine that does other work too. Plain is
+    PyTorch in float32 with the keys of the image computed in every call, a dense mask and one
+    call per candidate. Prints a table; writes bench.json, bench.md and bench.png into --out.
+
+    `refine` measures how many queries refined maps save, and their error; `joint` what joint
+    samples lose with several points per step. Both need test scenes (--data) and write to --out.
+
+    Examples:
+      fpt bench --base --precision bf16 --only query
+      fpt bench refine --data data/scenes
+
+    Args:
+        what: speed, refine or joint
+        checkpoint: weights; default: those that come with the package
+        base: FPT-Base at 448 px with random weights instead
+        engine: what runs the network
+        precision: of the engine
+        device: torch device
+        threads: CPU threads; 0: as many as PyTorch takes by itself
+        turns: how often everything is measured
+        only: only cases with this in their name
+        quick: small sizes, to see that everything runs
+        data: folder with the shards of test scenes, for refine and joint
+        views: at most this many views of them, one outcome of each
+        out: folder for the results
+    """
+    import torch
+
+    from fpt_ros.core.engine import TorchEngine
+    from fpt_ros.core.errors import InvalidInputError
+
+    if turns < 1 or views < 1 or threads < 0:
+        raise InvalidInputError("turns and views must be at least 1, threads at least 0")
+    if threads:
+        torch.set_num_threads(threads)
+    model, name = _model(checkpoint, base)
+    running = TorchEngine(model, device, precision)
+    facts = {"model": name, "engine": f"{engine}, {precision} ({running.key})"}
+    if what == "speed":
+        _speed(model, running, facts, turns, only, quick, out)
+        return
+    if data is None:
+        raise InvalidInputError(f"{what} needs test scenes: --data FOLDER (made by `fpt scenes`)")
+    from fpt_ros.bench import fidelity, refinement
+    from fpt_ros.core.predictor import MotionPredictor
+
+    samples = _samples(data, views)
+    facts["data"] = f"{data}, split test, up to {views} views"
+    if what == "refine":
+        _lines("refine", refinement.compare(MotionPredictor(running), samples), facts, out)
+    else:
+        _lines("joint", fidelity.compare(running, samples), facts, out)
+
+
+def _model(checkpoint: Path | None, base: bool) -> tuple[FlowPokeModel, str]:
+    import torch
+
+    from fpt_ros.core.checkpoint import load_checkpoint
+    from fpt_ros.core.config import FPT_BASE
+    from fpt_ros.core.errors import InvalidInputError
+    from fpt_ros.core.model import FlowPokeModel
+    from fpt_ros.weights import default_checkpoint
+
+    if not base:
+        path = checkpoint or default_checkpoint()
+        loaded = load_checkpoint(path)
+        return loaded.build_model(), f"{path.name} ({loaded.sha256[:12]})"
+    if checkpoint is not None:
+        raise InvalidInputError("--base has random weights: leave out --checkpoint")
+    torch.manual_seed(_SEED)
+    return FlowPokeModel(FPT_BASE).eval(), f"FPT-Base at 448 px, random weights of seed {_SEED}"
+
+
+def _speed(
+    model: FlowPokeModel,
+    engine: Any,
+    facts: dict[str, Any],
+    turns: int,
+    only: str,
+    quick: bool,
+    out: Path,
+) -> None:
+    from rich.progress import Progress
+
+    from fpt_ros.bench import machine, report
+    from fpt_ros.bench.speed import Plan, run
+
+    where = machine.describe(engine.device)
+    with Progress() as progress:
+        task = progress.add_task("measuring", total=turns + 1)
+        plan = Plan(turns, 2 if quick else 5, only, quick)
+        rows, peaks = run(model, engine, plan, lambda done: progress.update(task, completed=done))
+    facts |= {
+        "machine": "{gpu} {cpu}, {cores} cores ({isa}), {threads} threads".format_map(
+            {**where, "gpu": where["gpu"] or "", "isa": " ".join(where["isa"])}
+        ).strip(),
+        "load before": where["load"],
+        "versions": ", ".join(f"{name} {v}" for name, v in where["versions"].items()),
+        "measured peaks": f"{peaks.flops / 1e9:.0f} GFLOP/s in the engine's precision, "
+        f"{peaks.bytes / 1e9:.1f} GB/s read",
+        "command": _command(),
+    }
+    report.save(out, rows, {**facts, "details": where}, peaks)
+    print(report.markdown(rows, facts))
+    print(f"written: {out}/bench.json, bench.md, bench.png")
+
+
+def _lines(
+    name: str, measured: Iterable[list[dict[str, Any]]], facts: dict[str, Any], out: Path
+) -> None:
+    """Print and save the last of the tables, which grow with every sample."""
+    import json
+
+    from rich.progress import track
+
+    from fpt_ros.bench.report import table
+    from fpt_ros.core.errors import InvalidInputError
+
+    out.mkdir(parents=True, exist_ok=True)
+    facts["command"] = _command()
+    lines: list[dict[str, Any]] = []
+    for so_far in track(measured, description=name):
+        lines = so_far
+        document = {"facts": facts, "lines": lines}
+        (out / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+    if not lines:
+        raise InvalidInputError("in none of the samples does anything move before a still camera")
+    print("\n".join(f"* {key}: {value}" for key, value in facts.items()), end="\n\n")
+    print(table(lines))
+    print(f"written: {out}/{name}.json")
+
+
+def _samples(data: Path, views: int) -> Iterable[TestSample]:
+    """One outcome each of views that are spread evenly over the test scenes."""
+    from dataclasses import replace
+
+    from fpt_ros.data.samples import ShardIndex
+    from fpt_ros.evaluate.runner import load_samples
+
+    index = ShardIndex.scan(data, "test").take(views)
+    first = [replace(view, outcomes=view.outcomes[:1]) for view in index.views]
+    return load_samples(replace(index, views=first))
+
+
+def _command() -> str:
+    import shlex
+    import sys
+
+    return shlex.join(["fpt", *sys.argv[1:]])
