@@ -12,20 +12,22 @@ of the pass without pokes: a token that attends only to itself needs no queries 
 `embed` is apart from the rest because the sines and cosines in it, of large angles, need float32
 where everything else may run in bfloat16.
 
-All tensors belong to one image (B = 1). The gains of the norms are constants in the graphs: two
-per norm, for a moving and for a static camera.
+All tensors belong to one image (B = 1). Flows are in units of the square, those of earlier pokes in
+the units of the head. The gains of the norms are constants in the graphs: two per norm, for a
+moving and for a static camera.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+from ..core.config import ModelConfig
 from ..core.encoder import sample_maps
 from ..core.model import FlowPokeModel, PokeContext
 from ..core.transformer import ImageKeys, Layer, PokeKeys, PokeReference, Rotation
@@ -40,6 +42,7 @@ Stage = Literal["encode", "embed", "advance", "alone"]
 C, R, P, Q = "candidates", "earlier", "pokes", "points"
 _TRACED = {C: 2, R: 3, P: 4, Q: 5}
 
+_KV = ("key", "value")
 _OPSET = 20
 
 
@@ -90,13 +93,16 @@ class StageGraph:
         return cast("torch.onnx.ONNXProgram", program).model
 
 
+def kv_names(config: ModelConfig) -> list[str]:
+    """What follows image_, earlier_ and all_ in the names of keys and values, by layer."""
+    return [f"{kind}_{layer:02}" for layer in range(config.transformer.depth) for kind in _KV]
+
+
 def stage_graphs(model: FlowPokeModel) -> list[StageGraph]:
     """The graphs of a float32 network on the CPU, in evaluation mode; in the order of use."""
     transformer = model.config.transformer
     width, heads, d_head = transformer.width, transformer.heads, transformer.d_head
-    names = [
-        f"{kind}_{layer:02}" for layer in range(transformer.depth) for kind in ("key", "value")
-    ]
+    names = kv_names(model.config)
     side = model.image_embedder.input_px
 
     encode = _Encode(model)
@@ -180,14 +186,20 @@ class _Embed(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         *maps, poke_xy, poke_flow, points = inputs
-        n_pokes = poke_xy.shape[2]
         xy = torch.cat([poke_xy, points], dim=2)
         samples = sample_maps(tuple(maps), xy, self.align_corners)
         tokens = self.input_mlp(samples, poke_flow * self.flow_scale)
-        # The first halves of both tables repeat the second ones, but for a sign.
-        cos, sin = (each.chunk(2, dim=-1)[1] for each in self.rotary(xy))
-        every = (tokens, cos, sin)
-        return (*(e[:, :, :n_pokes] for e in every), *(e[:, :, n_pokes:] for e in every))
+        n_pokes = poke_xy.shape[2]
+        return (
+            tokens[:, :, :n_pokes],
+            *self._tables(poke_xy),
+            tokens[:, :, n_pokes:],
+            *self._tables(points),
+        )
+
+    def _tables(self, xy: Tensor) -> Iterable[Tensor]:
+        """Cosines and sines; the first halves of the tables repeat the second, but for a sign."""
+        return (each.chunk(2, dim=-1)[1] for each in self.rotary(xy))
 
 
 class _Body(nn.Module):
@@ -205,6 +217,10 @@ class _Body(nn.Module):
 
     def named(self, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
         return dict(zip(self.names, inputs, strict=True))
+
+    def raw(self, tokens: Tensor) -> Tensor:
+        with torch.autocast(tokens.device.type, enabled=False):
+            return self.model.out_mlp(tokens)
 
     def layers(
         self,
@@ -241,7 +257,7 @@ class _Advance(_Body):
         n_pokes, n_points = get["poke_tokens"].shape[2], get["point_tokens"].shape[2]
         present = torch.cat([get["earlier_present"], get["poke_present"]], dim=2)
         # Pokes see the pokes before them, points see all.
-        index = torch.arange(present.shape[2])
+        index = torch.arange(present.shape[2], device=present.device)
         n_earlier = get["earlier_present"].shape[2]
         before = torch.cat([index[n_earlier:], index.new_full((n_points,), present.shape[2])])
         visible = present[:, :, None] & (index < before[:, None])
@@ -255,15 +271,15 @@ class _Advance(_Body):
         """Raw head and, if it is relative to pokes, the reference keys of all pokes."""
         model = self.model
         if model.poke_reference is None:
-            return (model.out_mlp(points),)
+            return (self.raw(points),)
         new_keys = model.poke_reference.key(pokes)
-        flow = torch.cat([get["earlier_flow"], get["poke_flow"]], dim=2)
+        flow = get["poke_flow"] * model.config.head.flow_scale
         context = PokeContext(
             (),
             present,
             self.gains,
             torch.cat([get["earlier_xy"], get["poke_xy"]], dim=2),
-            flow * model.config.head.flow_scale,
+            torch.cat([get["earlier_flow"], flow], dim=2),
             torch.cat([get["earlier_reference"], new_keys], dim=2),
         )
         raw = model.head(points, get["points"], context, present[:, :, None])
@@ -277,4 +293,4 @@ class _Alone(_Body):
         past = [PokeKeys(nothing, nothing)] * len(self.model.transformer.layers)
         x, _ = self.layers(get, ("point",), past, nothing)
         # Without pokes a head that is relative to them has nothing to add.
-        return (self.model.out_mlp(x)[..., : 6 * self.model.config.head.n_components],)
+        return (self.raw(x)[..., : 6 * self.model.config.head.n_components],)

@@ -14,6 +14,7 @@ from fpt_ros.core.config import (
     TransformerConfig,
 )
 from fpt_ros.core.model import FlowPokeModel
+from fpt_ros.engines.export import stage_graphs
 
 CONFIGS = {
     "base": ModelConfig(
@@ -47,3 +48,10 @@ def model(request):
         if "freqs" not in name and "falloff" not in name:
             parameter += 0.1 * torch.randn_like(parameter)
     return model
+
+
+@pytest.fixture(scope="session")
+def onnx_graphs(model):
+    """All stages with their graphs in float32, exported once."""
+    pytest.importorskip("onnxscript", reason="pip install 'fpt_ros[tensorrt]'")
+    return [(graph, graph.onnx()) for graph in stage_graphs(model)]

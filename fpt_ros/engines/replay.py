@@ -1,0 +1,97 @@
+"""Work on a GPU that is recorded once per size, as a CUDA graph, and then replayed."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.errors import EngineError
+
+# Sizes kept for each stage; the one not used for longest makes room.
+_KEPT = 32
+
+# Inputs that have the same address in every call, so that the work may read them where they are.
+FIXED = ("map_", "image_")
+
+# Enqueues work on the current stream and returns its outputs by name, in the same place each time.
+Launch = Callable[[], Mapping[str, Tensor]]
+
+
+class Replayed:
+    """Runs work on inputs by name, in buffers of its own for every size.
+
+    Outputs may be overwritten by the next call of this or of a companion. The host waits for
+    nothing but the first call of a size.
+    """
+
+    def __init__(
+        self, prepare: Callable[[Mapping[str, Tensor]], Launch], record: bool, pool: Any = None
+    ) -> None:
+        """Make the work of a size with `prepare`, which is given the buffers for the inputs.
+
+        Without `record` it is launched anew in each call. Companions that run one after the other
+        may share a pool of memory (torch.cuda.graph_pool_handle).
+        """
+        self._prepare = prepare
+        self._record = record
+        self._pool = pool
+        self._sizes: OrderedDict[tuple[torch.Size, ...], _Work] = OrderedDict()
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Run the work. Raises EngineError when it fails, or memory is short."""
+        size = tuple(each.shape for each in inputs.values())
+        try:
+            if size not in self._sizes:
+                if len(self._sizes) == _KEPT:
+                    self._sizes.popitem(last=False)
+                self._sizes[size] = self._work(inputs)
+            self._sizes.move_to_end(size)
+            return self._sizes[size].run(inputs)
+        except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is one of them
+            raise EngineError(f"the GPU failed: {str(error).partition(chr(10))[0]}") from error
+
+    def _work(self, inputs: Mapping[str, Tensor]) -> _Work:
+        buffers = {
+            name: each
+            if name.startswith(FIXED)
+            else each.clone(memory_format=torch.contiguous_format)
+            for name, each in inputs.items()
+        }
+        launch = self._prepare(buffers)
+        return _Work(buffers, _recorded(launch, self._pool) if self._record else launch)
+
+
+class _Work:
+    """The work of one size."""
+
+    def __init__(self, buffers: Mapping[str, Tensor], launch: Launch) -> None:
+        self._buffers = {name: each for name, each in buffers.items() if not name.startswith(FIXED)}
+        self._launch = launch
+
+    def run(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        # One kernel for all copies, where their layouts allow it.
+        torch._foreach_copy_(list(self._buffers.values()), [inputs[name] for name in self._buffers])
+        return self._launch()
+
+
+def _recorded(launch: Launch, pool: Any) -> Launch:
+    # Libraries choose kernels and allocate in the first runs, which must not be recorded.
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            launch()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool):
+        outputs = launch()
+
+    def replay() -> Mapping[str, Tensor]:
+        graph.replay()
+        return outputs
+
+    return replay
