@@ -1,6 +1,8 @@
 """Which engine serves: what there is for a machine, in which order, and how each is come by.
 
 openvino   CPU: built for the machine once, kept in the cache
+tensorrt   NVIDIA GPU: likewise
+cuda       NVIDIA GPU without TensorRT: PyTorch in bfloat16, replayed from CUDA graphs; not built
 torch      any device: always there, and what serves while another engine is being built
 """
 
@@ -19,10 +21,11 @@ from ..core.config import ModelConfig
 from ..core.engine import Engine, Precision, TorchEngine
 from ..core.errors import EngineError
 from ..core.model import FlowPokeModel
-from . import cache, openvino, parity
+from . import cache, openvino, parity, tensorrt
+from .cuda import CudaEngine
 
-EngineName = Literal["auto", "openvino", "torch"]
-PrecisionName = Literal["auto", "fp32", "bf16"]
+EngineName = Literal["auto", "openvino", "tensorrt", "cuda", "torch"]
+PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 class Backend(Protocol):
@@ -61,9 +64,9 @@ class Backend(Protocol):
         """Load what `build` wrote."""
 
 
-BACKENDS: dict[str, Backend] = {openvino.NAME: openvino}
+BACKENDS: dict[str, Backend] = {openvino.NAME: openvino, tensorrt.NAME: tensorrt}
 # Best first, by kind of device; torch comes after them.
-_ORDER = {"cpu": (openvino.NAME,)}
+_ORDER = {"cpu": (openvino.NAME,), "cuda": (tensorrt.NAME, CudaEngine.name)}
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,12 @@ def ready(checkpoint: Checkpoint, wish: Wish) -> Service:
     to_build: list[str] = []
     refused: dict[str, str] = {}
     for name in wish.order()[:-1]:
+        if name == CudaEngine.name:
+            try:
+                return Service(cuda_engine(checkpoint, wish), tuple(to_build), refused)
+            except EngineError as error:
+                refused[name] = str(error)
+                continue
         try:
             identity = identify(checkpoint, name, wish)
         except EngineError as error:
@@ -162,6 +171,16 @@ def load(
         wish.num_threads,
     )
     engine.parity_error = entry.record["parity"]["mean_displacement"]
+    return engine
+
+
+def cuda_engine(checkpoint: Checkpoint, wish: Wish) -> CudaEngine:
+    """PyTorch with CUDA graphs, held against PyTorch as it is. Raises EngineError."""
+    model = checkpoint.build_model().eval().requires_grad_(False)
+    device = wish.torch_device()
+    engine = CudaEngine(model, device, "fp32" if wish.precision == "fp32" else "bf16")
+    found = parity.check(engine, TorchEngine(model, device))
+    engine.parity_error = found.mean_displacement
     return engine
 
 

@@ -41,6 +41,8 @@ class CudaEngine(StagedEngine):
         Raises EngineError if there is no such GPU, or too little memory on it.
         """
         device = torch.device(device)
+        if device.type != "cuda":
+            raise EngineError(f"CUDA graphs need an NVIDIA GPU, not the device {str(device)!r}")
         try:
             run = stage_runners(model, device, precision)
         except (RuntimeError, AssertionError) as error:  # the latter: PyTorch without CUDA

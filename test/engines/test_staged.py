@@ -150,6 +150,8 @@ def test_failures_of_the_gpu_are_typed():
 def test_without_a_gpu(model):
     with pytest.raises(EngineError, match="'cuda' cannot be used"):
         CudaEngine(model)
+    with pytest.raises(EngineError, match="not the device 'cpu'"):
+        CudaEngine(model, "cpu")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
