@@ -44,7 +44,21 @@ class Settings:
     model_dir: str = _parameter(
         "", "Folder that ~/load_model may load from; empty = the service refuses everything."
     )
-    engine: str = _parameter("torch", "What runs the network.", choices=("torch",))
+    engine: str = _parameter(
+        "auto",
+        "What runs the network; auto: the fastest for the machine. PyTorch serves while it is built, "
+        "and if it fails.",
+        choices=("auto", "openvino", "tensorrt", "cuda", "torch"),
+    )
+    precision: str = _parameter(
+        "auto",
+        "In which numbers; auto: the fastest that lose nothing that matters.",
+        choices=("auto", "fp32", "bf16", "fp16"),
+    )
+    engine_dir: str = _parameter(
+        "", "Folder where built engines are kept; empty = ~/.cache/fpt_ros/engines."
+    )
+    build_only: bool = _parameter(False, "Build the engine, if it is not there, and end.")
     device: str = _parameter("auto", "auto (a GPU if there is one), cpu, cuda or cuda:N.")
     num_threads: int = _parameter(
         0, "CPU threads of the network; 0 = one per core.", limits=(0, 256)

@@ -35,6 +35,12 @@ ARGUMENTS = [
     DeclareLaunchArgument("depth", default_value="depth", description="topic with depth images"),
     DeclareLaunchArgument("checkpoint", default_value="", description="file with the weights"),
     DeclareLaunchArgument("engine", default_value="", description="what runs the network"),
+    DeclareLaunchArgument(
+        "build_only",
+        default_value="false",
+        choices=SWITCH,
+        description="build the engine, if it is not there, and end",
+    ),
     DeclareLaunchArgument("device", default_value="", description="auto, cpu, cuda or cuda:N"),
     DeclareLaunchArgument(
         "surprise_period_s",
@@ -91,6 +97,8 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     overrides |= {name: values[name] for name in given if values[name]}
     if values["surprise_period_s"]:
         overrides["surprise_period_s"] = float(values["surprise_period_s"])
+    if values["build_only"] == "true":
+        overrides["build_only"] = True
     if values["autostart"]:
         overrides["autostart"] = values["autostart"] == "true"
     if values["compressed"]:

@@ -15,9 +15,13 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.task import Future
 from std_msgs.msg import Header
 
-from fpt_ros.core.checkpoint import load_checkpoint
-from fpt_ros.core.errors import FptError, InvalidInputError
+from fpt_ros.core.checkpoint import Checkpoint, load_checkpoint
+from fpt_ros.core.engine import TorchEngine
+from fpt_ros.core.errors import EngineError, FptError, InvalidInputError
+from fpt_ros.engines.cache import default_root
+from fpt_ros.engines.choose import Service, Wish, ready, torch_engine
 from fpt_ros.msg import ModelInfo
+from fpt_ros.nodes.engine_build import EngineBuild, build_command
 from fpt_ros.nodes.outbox import Outbox
 from fpt_ros.nodes.pipeline import PredictorPipeline, Surroundings
 from fpt_ros.nodes.worker import Worker
@@ -39,6 +43,11 @@ class Models:
         self._outbox = outbox
         self._surroundings = surroundings
         self._loading = False
+        self._build: EngineBuild | None = None
+        self._newest: PredictorPipeline | None = None  # that the worker has made
+        self._failed: PredictorPipeline | None = None
+        self.engine_state = ""  # what is under way, or why no better engine serves
+        self.engine_problem = ""  # why the engine that was asked for does not serve
         self._generation = 0  # counts how often the node was configured or cleaned up
         self._publisher = node.create_publisher(ModelInfo, "~/model_info", _LATCHED_QOS)
         node.create_service(
@@ -54,6 +63,7 @@ class Models:
         Returns at once when rclpy is shut down meanwhile.
         """
         self._generation += 1
+        self.engine_problem = ""
         future = self._worker.install(self._configured)
         while not future.done():
             futures.wait([future], timeout=0.05)
@@ -67,20 +77,140 @@ class Models:
 
     def free(self, timeout_s: float) -> None:
         """Free the model; if it is computing for longer than the timeout, it is freed later."""
+        self.stop_building()
         self.info = None
         self._generation += 1
         futures.wait([self._worker.install(lambda: None)], timeout_s)
 
-    def _configured(self) -> PredictorPipeline:
+    def describe(self) -> dict[str, str]:
+        """What to say of the model in diagnostics."""
+        info = self.info
+        if info is None:
+            return {}
+        return {
+            "model_id": info.model_id,
+            "engine": info.engine,
+            "engine key": info.engine_key,
+            "engine differs from PyTorch by [unit square]": f"{info.parity_error:.2g}",
+            "better engine": self.engine_state or "none",
+            "device": info.device,
+        }
+
+    def build_command(self) -> list[str]:
+        """The command that builds the engine that the parameters ask for."""
+        wish = self._wish()
+        return build_command(self._path(), wish.engine, wish)
+
+    def _path(self) -> Path:
         name = self._surroundings.settings().checkpoint
-        path = Path(name).expanduser() if name else default_checkpoint()
-        return PredictorPipeline(load_checkpoint(path), self._surroundings)
+        return Path(name).expanduser() if name else default_checkpoint()
+
+    def _configured(self) -> PredictorPipeline:
+        return self._pipeline(load_checkpoint(self._path()))
+
+    def _pipeline(self, checkpoint: Checkpoint) -> PredictorPipeline:
+        """Make one with the best engine that is ready and works; on the worker thread."""
+        wish = self._wish()
+        service = ready(checkpoint, wish)
+        try:
+            return self._made(checkpoint, service)
+        except EngineError as error:
+            if service.engine.name == TorchEngine.name:
+                raise
+            return self._fallback(checkpoint, wish, service.engine.name, error)
+
+    def _fallback(
+        self, checkpoint: Checkpoint, wish: Wish, name: str, error: EngineError
+    ) -> PredictorPipeline:
+        service = Service(torch_engine(checkpoint, wish), (), {name: str(error)})
+        return self._made(checkpoint, service)
+
+    def _made(self, checkpoint: Checkpoint, service: Service) -> PredictorPipeline:
+        arguments = (checkpoint, service, self._surroundings, self._on_failure)
+        self._newest = PredictorPipeline(*arguments)
+        return self._newest
+
+    def _wish(self) -> Wish:
+        settings = self._surroundings.settings()
+        root = Path(settings.engine_dir).expanduser() if settings.engine_dir else default_root()
+        return Wish(
+            settings.engine, settings.precision, settings.device, settings.num_threads, root
+        )
 
     def _announce(self, pipeline: PredictorPipeline) -> None:
         self.info = pipeline.info(Header(stamp=self._node.get_clock().now().to_msg()))
         self._publisher.publish(self.info)
+        service, info = pipeline.service, self.info
         self._node.get_logger().info(
-            f"model {self.info.model_id} from {self.info.checkpoint} on {self.info.device}"
+            f"model {info.model_id} from {info.checkpoint} on {info.device}, run by "
+            f"{info.engine_key}"
+        )
+        for name, reason in service.refused.items():
+            self._node.get_logger().info(f"engine {name} does not serve yet: {reason}")
+        self.engine_state = "; ".join(f"{name}: {why}" for name, why in service.refused.items())
+        if self._wish().engine in (info.engine, "auto") or service.to_build:
+            self.engine_problem = ""
+        else:
+            self.engine_problem = f"{info.engine} serves instead of {self.engine_state}"
+        self.stop_building()
+        if service.to_build:
+            self.engine_state = f"building {service.to_build[0]}: {self.engine_state}"
+            self._build = EngineBuild(
+                pipeline.checkpoint.path,
+                service.to_build,
+                self._wish(),
+                lambda name, problem: self._outbox.post(
+                    partial(self._on_built, pipeline, self._generation, name, problem)
+                ),
+            )
+
+    def stop_building(self) -> None:
+        """End a build that is under way."""
+        if self._build is not None:
+            self._build.stop()
+            self._build = None
+
+    def _on_built(
+        self, pipeline: PredictorPipeline, generation: int, name: str, problem: str
+    ) -> None:
+        """Serve with an engine that has just been built, if the same model still serves."""
+        if generation != self._generation:
+            return
+        if problem:
+            self.engine_problem = f"{pipeline.service.engine.name} serves: {problem}"
+            self.engine_state = problem
+            self._node.get_logger().warning(self.engine_problem)
+            return
+        self._node.get_logger().info(f"engine {name} is built")
+        self._succeed(pipeline, generation, partial(self._pipeline, pipeline.checkpoint))
+
+    def _on_failure(self, failed: PredictorPipeline, error: EngineError) -> None:
+        """Let PyTorch take over from an engine that has failed; on the worker thread."""
+        name, generation = failed.service.engine.name, self._generation
+        if name == TorchEngine.name or self._failed is failed:
+            return
+        self._failed = failed
+        make = partial(self._fallback, failed.checkpoint, self._wish(), name, error)
+        self._succeed(failed, generation, make)
+
+    def _succeed(
+        self, old: PredictorPipeline, generation: int, make: Callable[[], PredictorPipeline]
+    ) -> None:
+        """Put another pipeline for the same model into the worker, and say so."""
+
+        def successor() -> PredictorPipeline:
+            if generation != self._generation or self._newest is not old:
+                raise FptError("another model serves by now")
+            return make()
+
+        def announce(done: futures.Future[PredictorPipeline]) -> None:
+            try:
+                self._announce(done.result())
+            except (Exception, futures.CancelledError) as error:
+                self._node.get_logger().warning(f"the engine stays: {_described(error)}")
+
+        self._worker.install(successor).add_done_callback(
+            lambda done: self._outbox.post(partial(announce, done))
         )
 
     # ---- the service ----------------------------------------------------------------------------
@@ -119,10 +249,10 @@ class Models:
         self._announce(pipeline)
         return ""
 
-    def _made(self, make: Callable[[], PredictorPipeline], generation: int) -> PredictorPipeline:
+    def _loaded(self, checkpoint: Checkpoint, generation: int) -> PredictorPipeline:
         if generation != self._generation:
             raise FptError("the node was cleaned up meanwhile")
-        return make()
+        return self._pipeline(checkpoint)
 
     def _load(
         self, name: str, generation: int, outcome: Future[Callable[[], PredictorPipeline]]
@@ -132,8 +262,7 @@ class Models:
         try:
             path = path_in_folder(self._surroundings.settings().model_dir, name)
             checkpoint = load_checkpoint(path)
-            make = partial(PredictorPipeline, checkpoint, self._surroundings)
-            installed = self._worker.install(partial(self._made, make, generation))
+            installed = self._worker.install(partial(self._loaded, checkpoint, generation))
             with suppress(futures.CancelledError):
                 installed.exception()  # waits
         except Exception as error:

@@ -2,22 +2,22 @@
 
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 
 from fpt_ros import convert, draw
 from fpt_ros.core.checkpoint import Checkpoint
-from fpt_ros.core.engine import TorchEngine
-from fpt_ros.core.errors import InvalidInputError
+from fpt_ros.core.errors import EngineError, InvalidInputError
 from fpt_ros.core.parts import influence, moving_part_mask
 from fpt_ros.core.predictor import EncodedFrame, Motion, MotionPredictor
+from fpt_ros.engines.choose import Service
 from fpt_ros.images import image_to_rgb
 from fpt_ros.msg import ModelInfo, MotionDistribution
 from fpt_ros.params import Settings
@@ -52,41 +52,55 @@ class Surroundings:
 class PredictorPipeline:
     """A model, ready to use. Create and use it on one thread only."""
 
-    def __init__(self, checkpoint: Checkpoint, surroundings: Surroundings) -> None:
-        """Build the network, move it to its device and run it once."""
-        settings = surroundings.settings()
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        service: Service,
+        surroundings: Surroundings,
+        on_failure: Callable[["PredictorPipeline", EngineError], None],
+    ) -> None:
+        """Run the network once. on_failure is told when the engine cannot go on.
+
+        Raises EngineError if the engine fails at once.
+        """
         self._surroundings = surroundings
-        if settings.num_threads:
-            torch.set_num_threads(settings.num_threads)
-        device = settings.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._on_failure = on_failure
         self.checkpoint = checkpoint
+        self.service = service
         self.predictor = MotionPredictor(
-            TorchEngine(checkpoint.build_model(), device),
+            service.engine,
             horizon_s=checkpoint.horizon_s,
             model_id=checkpoint.sha256[:12],
             between_chunks=surroundings.check,
         )
         blank = self.predictor.encode_image(np.zeros((480, 640, 3), np.uint8))
-        self.predictor.predict_grid([[320, 240, 10, 0]], settings.grid_size, frame=blank)
+        n = surroundings.settings().grid_size
+        self.predictor.predict_grid([[320, 240, 10, 0]], n, frame=blank)
 
     def encode(self, image: ImageMessage) -> EncodedFrame:
         """Decode and encode an image. Raises InvalidInputError."""
-        return self.predictor.encode_image(image_to_rgb(image))
+        with self._watched():
+            return self.predictor.encode_image(image_to_rgb(image))
 
     def answer(
         self, image: ImageMessage, encoded: EncodedFrame, question: convert.Question
     ) -> MotionDistribution:
         """Answer one request. Raises InvalidInputError."""
         start_s = time.perf_counter()
-        motion = self._predict(encoded, question)
+        with self._watched():
+            motion = self._predict(encoded, question)
         return self._message(motion, image, question, start_s)
 
     def follow(
         self, image: ImageMessage, encoded: EncodedFrame, question: convert.Question
     ) -> dict[str, Output]:
         """Compute the outputs that somebody listens to. Raises InvalidInputError."""
+        with self._watched():
+            return self._follow(image, encoded, question)
+
+    def _follow(
+        self, image: ImageMessage, encoded: EncodedFrame, question: convert.Question
+    ) -> dict[str, Output]:
         wanted = set(self._surroundings.listened_to())
         outputs: dict[str, Output] = {}
         on_grid = None
@@ -160,7 +174,7 @@ class PredictorPipeline:
 
     def info(self, header: Header) -> ModelInfo:
         """Describe the model."""
-        engine, checkpoint = self.predictor.engine, self.checkpoint
+        engine, checkpoint = self.service.engine, self.checkpoint
         config = engine.config
         return ModelInfo(
             header=header,
@@ -176,6 +190,14 @@ class PredictorPipeline:
             device=str(engine.device),
             parity_error=engine.parity_error,
         )
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except EngineError as error:
+            self._on_failure(self, error)
+            raise
 
     def _predict(self, encoded: EncodedFrame, question: convert.Question) -> Motion:
         settings = self._surroundings.settings()

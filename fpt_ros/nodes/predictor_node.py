@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -143,7 +144,12 @@ class PredictorNode(LifecycleNode):
     def close(self) -> None:
         """Stop for good. A computation under way for longer than a moment is left behind."""
         self._stop()
+        self._models.stop_building()
         self._worker.close(_CLOSE_S)
+
+    def build_command(self) -> list[str]:
+        """The command that builds the engine that the parameters ask for."""
+        return self._models.build_command()
 
     def destroy_node(self) -> None:
         """Destroy the node with its state machine, which rclpy forgets.
@@ -243,12 +249,11 @@ class PredictorNode(LifecycleNode):
         if self.get_parameter("use_sim_time").value and not self._now_ns():
             warnings.append("use_sim_time is set, but nothing arrives on /clock")
         warnings += self._live_check.complaints()
-        info = self._models.info
+        if self._models.engine_problem:
+            warnings.append(self._models.engine_problem)
         return Condition(
             state=self._state(),
-            model={"model_id": info.model_id, "engine": info.engine, "device": info.device}
-            if info
-            else {},
+            model=self._models.describe(),
             errors=[f"cannot load the model: {self._problem}"] if self._problem else [],
             warnings=warnings,
             images_lost=self._image.lost if self._image else 0,
@@ -257,7 +262,10 @@ class PredictorNode(LifecycleNode):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM, then end the process; return 2 if it cannot start."""
+    """Run the node until SIGINT or SIGTERM, then end the process; return 2 if it cannot start.
+
+    With the parameter build_only: build the engine and return the exit code of that.
+    """
     # rclpy reacts to SIGINT by ending the executor; a KeyboardInterrupt on top, wherever the
     # program may be at that moment, would be a traceback.
     signal.signal(signal.SIGINT, lambda *_: None)
@@ -271,6 +279,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"predictor: {error}", file=sys.stderr)
         rclpy.try_shutdown()
         return 2
+    if node.get_parameter("build_only").value:
+        command = node.build_command()
+        node.close()
+        node.destroy_node()
+        rclpy.try_shutdown()
+        return subprocess.run(command).returncode
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     executor.create_task(node.autostart)

@@ -55,7 +55,8 @@ class Ros:
 
         os.environ.update(profile_environment(os.environ))
         self.context = rclpy.Context()
-        rclpy.init(context=self.context)
+        # Engines are built in the background, which is not what most tests are about.
+        rclpy.init(args=["--ros-args", "-p", "engine:=torch"], context=self.context)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.namespaces = (f"/t{os.getpid()}_{i}" for i in itertools.count())
 

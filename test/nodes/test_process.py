@@ -66,7 +66,7 @@ class Process:
         self.ros = ros
         self.namespace = next(ros.namespaces)
         arguments = ["--ros-args", "-r", f"__ns:={self.namespace}"]
-        for name, value in parameters.items():
+        for name, value in {"engine": "torch", **parameters}.items():
             arguments += ["-p", f"{name}:={value}"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(

@@ -1,0 +1,132 @@
+"""The node changes engines while it serves, over real topics; builds are real processes."""
+
+import pytest
+
+pytest.importorskip("rclpy")
+pytest.importorskip("fpt_ros.msg")
+pytest.importorskip("openvino")
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from fpt_ros import convert
+from fpt_ros.core.errors import EngineError
+from fpt_ros.engines.openvino import OpenVinoEngine
+from fpt_ros.msg import ModelInfo, MotionDistribution, WhatIf
+from fpt_ros.nodes.predictor_node import PredictorNode
+from fpt_ros.srv import PredictMotion
+
+pytestmark = pytest.mark.integration
+LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+class Bench:
+    """A node, and what it says of its engines."""
+
+    def __init__(self, ros, picture, **parameters):
+        self.ros = ros
+        self.namespace = next(ros.namespaces)
+        self.tester = ros.node(namespace=self.namespace)
+        self.infos, self.diagnostics = [], []
+        self.tester.create_subscription(
+            ModelInfo, "predictor/model_info", self.infos.append, LATCHED
+        )
+        self.tester.create_subscription(
+            DiagnosticArray, "/diagnostics", self.diagnostics.append, 100
+        )
+        self.predict = self.tester.create_client(PredictMotion, "predictor/predict_motion")
+        overrides = [Parameter(name, value=value) for name, value in parameters.items()]
+        self.node = ros.node(PredictorNode, namespace=self.namespace, parameter_overrides=overrides)
+        assert self.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        assert self.node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+        image = self.tester.create_publisher(Image, "image", 10)
+        ros.until(image.get_subscription_count)
+        image.publish(convert.map_to_msg(picture, Header()))
+        ros.until(lambda: self.ask().status == MotionDistribution.OK)
+
+    def ask(self):
+        question = WhatIf(poke_counts=[1], poke_xy=[30.0, 20.0], poke_dxdy=[5.0, 1.0])
+        question.query_xy = [31.0, 21.0, 40.0, 10.0]  # answers on grids are kept
+        return self.ros.call(self.predict, PredictMotion.Request(what_if=question)).motion
+
+    def until_engine(self, name):
+        self.ros.until(lambda: self.infos and self.infos[-1].engine == name, seconds=90)
+        return self.infos[-1]
+
+    def status(self):
+        def mine():
+            return [s for m in self.diagnostics for s in m.status if self.namespace in s.name]
+
+        self.diagnostics.clear()
+        self.ros.until(mine)
+        return mine()[-1]
+
+    def close(self):
+        self.node.close()
+        self.ros.remove(self.node)
+        self.ros.remove(self.tester)
+
+
+@pytest.fixture
+def make_bench(ros, models, picture, tmp_path):
+    benches = []
+
+    def make(**parameters):
+        defaults = {
+            "checkpoint": str(models / "one.safetensors"),
+            "grid_size": 4,
+            "engine": "openvino",
+            "engine_dir": str(tmp_path / "engines"),
+            "num_threads": 1,
+            "max_image_age_s": 0.0,
+        }
+        benches.append(Bench(ros, picture, **{**defaults, **parameters}))
+        return benches[-1]
+
+    yield make
+    for bench in benches:
+        bench.close()
+
+
+def test_engine_is_built_while_pytorch_serves_and_serves_at_once_the_next_time(
+    make_bench, tmp_path, monkeypatch
+):
+    first = make_bench()
+    before = first.ask()
+    info = first.until_engine("openvino")
+    assert [each.engine for each in first.infos] == ["torch", "openvino"]
+    assert 0 < info.parity_error < 0.1
+    assert (tmp_path / "engines" / info.engine_key / "engine.json").is_file()
+    after = first.ask()  # about the image from before the change
+    assert after.status == MotionDistribution.OK
+    assert after.means != before.means
+    assert after.means == pytest.approx(before.means, abs=0.05 * max(map(abs, before.means)))
+
+    second = make_bench()
+    assert second.until_engine("openvino").engine_key == info.engine_key
+    assert len(second.infos) == 1
+    values = {each.key: each.value for each in second.status().values}
+    assert (values["engine"], values["engine key"]) == ("openvino", info.engine_key)
+
+    # It fails while it runs: one answer is lost, and PyTorch takes over.
+    def fail(*_):
+        raise EngineError("out of memory")
+
+    monkeypatch.setattr(OpenVinoEngine, "query", fail)
+    assert second.ask().status == MotionDistribution.MODEL_ERROR
+    info = second.until_engine("torch")
+    assert info.parity_error == 0
+    assert second.ask().means == before.means
+    assert "out of memory" in second.status().message
+
+
+def test_engine_that_cannot_be_built_is_told_and_pytorch_goes_on(make_bench, tmp_path):
+    (tmp_path / "engines").write_text("a file where the folder should be")
+    bench = make_bench()
+    bench.ros.until(lambda: "cannot be kept" in bench.status().message, seconds=90)
+    assert bench.ask().status == MotionDistribution.OK
+    assert [each.engine for each in bench.infos] == ["torch"]
