@@ -10,11 +10,12 @@ INTERFACES := $(wildcard msg/*.msg srv/*.srv action/*.action)
 # A ROS installation that the shell has sourced must not mix with the wheels.
 unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH LD_LIBRARY_PATH PYTHONPATH
 
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo demo-finetune test lint clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo   play a recorded camera through the predictor node; pictures end up in demo_output/"
+	@echo "make demo-finetune   adapt the weights to that recording; the report ends up there too"
 	@echo "make test   run all tests"
 	@echo "make lint   check style and types"
 	@echo "make setup  only build the virtual environment $(VENV), with fpt_ros in editable mode"
@@ -30,6 +31,9 @@ $(STAMP): Makefile CMakeLists.txt constraints.txt package.xml pyproject.toml set
 
 demo: $(STAMP)
 	$(RUN) -m demo
+
+demo-finetune: $(STAMP)
+	$(RUN) -m demo.finetune
 
 test: $(STAMP)
 	$(RUN) -m pytest

@@ -7,7 +7,7 @@ The result is the same, byte for byte, with the same versions of OpenCV, PyAV an
 
 import argparse
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,7 +78,7 @@ def frames_bgr(path: Path, clip: Clip) -> Iterator[np.ndarray]:
                 yield frame.to_ndarray(format="bgr24")
 
 
-def make_bag(source: Path, output: Path) -> None:
+def make_bag(source: Path, output: Path, clips: Sequence[Clip] = CLIPS) -> None:
     """Write the clips one after the other into a new rosbag2 folder."""
     store = typestore_for(*TYPES.values())
     types = store.types
@@ -86,7 +86,7 @@ def make_bag(source: Path, output: Path) -> None:
         for topic, name in TYPES.items():
             bag.add_topic(topic, name, [_OFFERED])
         clip_start_ns = START_NS
-        for clip in CLIPS:
+        for clip in clips:
             for number, image in enumerate(frames_bgr(source / clip.file, clip)):
                 stamp_ns = clip_start_ns + round(number / clip.rate_hz * 1e9)
                 stamp = types["builtin_interfaces/msg/Time"](*divmod(stamp_ns, 1_000_000_000))

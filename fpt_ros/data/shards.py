@@ -96,7 +96,7 @@ def write_shard(plan: ShardPlan, number: int) -> Iterator[int]:
         return
     with new_shard(final) as tar:
         for index, sample in enumerate(shard_samples(plan, number)):
-            _add_sample(tar, f"{plan.split}-{number:05d}-{index:05d}", sample)
+            add_sample(tar, f"{plan.split}-{number:05d}-{index:05d}", sample)
             yield 1
 
 
@@ -166,7 +166,8 @@ def _check_facts(plan: ShardPlan) -> None:
     os.replace(temporary, path)
 
 
-def _add_sample(tar: tarfile.TarFile, key: str, sample: Sample) -> None:
+def add_sample(tar: tarfile.TarFile, key: str, sample: Sample) -> None:
+    """Append the three files of a sample."""
     arrays = npz(
         flow=sample.flow.astype(np.float16),
         visible=sample.visible,
