@@ -21,7 +21,7 @@ from fpt_ros.core.config import HeadConfig, ModelConfig, PyramidEncoderConfig, T
 from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.dds import profile_environment
 from fpt_ros.nodes import pipeline
-from fpt_ros.params import TABLE
+from fpt_ros.params import FINE_TUNE_TABLE, TABLE
 
 ROOT = Path(__file__).parents[1]
 LAUNCH_FILE = ROOT / "launch" / "predictor.launch.py"
@@ -33,31 +33,44 @@ needs_launch = pytest.mark.skipif(
 )
 
 
-def test_parameter_file_is_the_table_with_a_comment_on_every_value():
-    text = (CONFIG / "predictor.yaml").read_text()
+@pytest.mark.parametrize(
+    ("file", "table"), [("predictor.yaml", TABLE), ("finetune.yaml", FINE_TUNE_TABLE)]
+)
+def test_parameter_file_is_the_table_with_a_comment_on_every_value(file, table):
+    text = (CONFIG / file).read_text()
     values = YAML(typ="safe").load(text)["/**"]["ros__parameters"]
-    assert values == {name: row.default for name, row in TABLE.items()}
+    assert values == {name: row.default for name, row in table.items()}
     assert {name: type(value) for name, value in values.items()} == {
-        name: type(row.default) for name, row in TABLE.items()
+        name: type(row.default) for name, row in table.items()
     }
     comments = dict(re.findall(r"((?: +#.*\n)+) +(\w+):", text))
     by_name = {name: comment.strip("# ") for comment, name in comments.items()}
-    assert by_name.keys() == TABLE.keys()
-    for name, row in TABLE.items():
+    assert by_name.keys() == table.keys()
+    for name, row in table.items():
         assert by_name[name].startswith("live:") == row.live, name
         for choice in row.choices:
             assert choice in by_name[name]
 
 
-def test_launch_arguments_are_those_of_the_documentation():
-    tree = ast.parse(LAUNCH_FILE.read_text())
+@pytest.mark.parametrize(
+    ("launch_file", "header"),
+    [
+        (LAUNCH_FILE, "| argument | default | meaning |"),
+        (
+            LAUNCH_FILE.with_name("finetune.launch.py"),
+            "| argument of `finetune.launch.py` | meaning |",
+        ),
+    ],
+)
+def test_launch_arguments_are_those_of_the_documentation(launch_file, header):
+    tree = ast.parse(launch_file.read_text())
     declared = [
         node.args[0].value
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "DeclareLaunchArgument"
     ]
     readme = (LAUNCH_FILE.parents[1] / "README.md").read_text()
-    table = readme.partition("| argument | default | meaning |")[2].partition("\n\n")[0]
+    table = readme.partition(header)[2].partition("\n\n")[0].partition("\n<!--")[0]
     documented = [
         name for row in table.splitlines()[2:] for name in re.findall("`(.*?)`", row.split("|")[1])
     ]

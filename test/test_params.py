@@ -84,3 +84,6 @@ def test_markdown_has_one_row_per_parameter():
 def test_the_readme_shows_this_table():
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     assert f"<!-- begin parameters -->\n{markdown_table()}<!-- end parameters -->" in readme
+    other = markdown_table(FINE_TUNE_TABLE)
+    begin, end = (f"<!-- {word} fine-tuning parameters -->" for word in ("begin", "end"))
+    assert f"{begin}\n{other}{end}" in readme

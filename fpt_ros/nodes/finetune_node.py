@@ -1,0 +1,335 @@
+"""The fine-tuning node: recorded bags in, a better model out, while the predictor goes on.
+
+One action, `~/fine_tune`. The work is done by a process of its own with low priority
+(`training_process`), which ends with the node; the executor's thread only moves messages. A ROS
+rejection carries no reason, so goals that cannot be served are accepted and then aborted with one.
+
+    python -m fpt_ros.nodes.finetune_node --ros-args -p output_dir:=models -p bag:=recording
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from builtin_interfaces.msg import Duration
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.action import ActionClient, ActionServer, CancelResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidParameterValueException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.task import Future
+
+from fpt_ros.action import FineTune
+from fpt_ros.core.errors import FptError, InvalidInputError
+from fpt_ros.dds import profile_environment
+from fpt_ros.nodes.outbox import Outbox
+from fpt_ros.nodes.training_process import TrainingProcess
+from fpt_ros.params import FINE_TUNE_TABLE, FineTuneSettings, changed
+from fpt_ros.srv import LoadModel
+
+_RESULT_KEPT_S = 3600
+_DISCOVERY_S = 10.0
+_LOAD_S = 120.0
+_CLOSE_S = 5.0
+_BEST = Path("training") / "best.safetensors"  # what a cancelled training leaves
+
+
+class FineTuneNode(Node):
+    """See the top of this file."""
+
+    def __init__(self, **arguments: Any) -> None:
+        """Offer the action; arguments are those of rclpy's Node.
+
+        Raises:
+            InvalidParameterValueException: names a parameter that has an impossible value.
+        """
+        super().__init__("finetune", **arguments)
+        self._settings = FineTuneSettings()
+        self._declare_parameters()
+        self._outbox = Outbox(self)
+        self._process: TrainingProcess | None = None  # of the goal that is served
+        self._progress: dict[str, Any] = {}
+        self._problem = ""  # of the latest goal
+        self._served = 0
+        self._group = ReentrantCallbackGroup()  # a goal is cancelled while it is served
+        self._server = ActionServer(
+            self,
+            FineTune,
+            "~/fine_tune",
+            self._serve,
+            callback_group=self._group,
+            cancel_callback=self._on_cancel,
+            result_timeout=_RESULT_KEPT_S,
+        )
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        # Real time: it is also to be told when /clock stands still.
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(1.0, self._report, clock=self._steady)
+
+    def close(self) -> None:
+        """End a training that runs; its last checkpoint stays."""
+        if self._process is not None:
+            self._process.stop()
+            self._process.wait(_CLOSE_S)
+        self._server.destroy()
+
+    async def begin(self) -> None:
+        """Send the goal that the parameters describe, if they do."""
+        settings = self._settings
+        if not settings.bag:
+            return
+        client: Any = ActionClient(self, FineTune, "~/fine_tune", callback_group=self._group)
+        goal = FineTune.Goal(bags=[settings.bag], promote=settings.promote)
+        if settings.topic:
+            goal.topics = [settings.topic]
+        while not client.server_is_ready():
+            await self._sleep(0.1)
+        handle = await client.send_goal_async(goal)
+        if handle is not None:
+            await handle.get_result_async()
+
+    # ---- the action -----------------------------------------------------------------------------
+
+    async def _serve(self, handle: ServerGoalHandle) -> FineTune.Result:
+        if self._process is not None:
+            return self._aborted(
+                handle, "another goal is being served; cancel it, or send this one again later"
+            )
+        ended: Future[dict[str, Any]] = Future()
+        self._problem = ""
+        self._progress = {"phase": "starting", "fraction": 0.0}
+        try:
+            folder = self._folder(handle.request.output_directory)
+            self._process = self._start(handle, folder, ended)
+        except (FptError, OSError) as error:
+            return self._aborted(handle, str(error))
+        self.get_logger().info(f"fine-tuning in {folder}")
+        try:
+            end = await ended
+        finally:
+            self._process = None
+        assert end is not None  # rclpy: a future without a value gives None
+        if handle.is_cancel_requested:
+            return self._canceled(handle, folder)
+        if "outcome" not in end:
+            return self._aborted(handle, end["error"])
+        return await self._finished(handle, end["outcome"])
+
+    def _start(
+        self, handle: ServerGoalHandle, folder: Path, ended: Future[dict[str, Any]]
+    ) -> TrainingProcess:
+        goal, settings = handle.request, self._settings
+        if not goal.bags:
+            raise InvalidInputError("the goal names no bags")
+        minutes = goal.budget_minutes or settings.budget_minutes
+        if not 0 < minutes < math.inf:
+            raise InvalidInputError(f"budget_minutes must be positive, got {minutes}")
+        folder.mkdir(parents=True, exist_ok=True)
+        return TrainingProcess(
+            {
+                "out": str(folder),
+                "bag": list(goal.bags),
+                "topic": list(goal.topics),
+                "base": goal.base_checkpoint or settings.base_checkpoint or None,
+                "rehearsal": settings.rehearsal or None,
+                "minutes": minutes,
+                "forget_percent": settings.forget_percent,
+                "device": settings.device,
+                "threads": settings.num_threads,
+                "resume": (folder / "finetune.json").exists(),
+                "niceness": settings.niceness,
+            },
+            folder / "finetune.log",
+            settings.num_threads,
+            lambda progress: self._outbox.post(partial(self._on_progress, handle, progress)),
+            lambda end: self._outbox.post(partial(ended.set_result, end)),
+        )
+
+    def _folder(self, name: str) -> Path:
+        """The folder for a goal: inside `output_dir`, a new one if it has no name."""
+        root = Path(self._settings.output_dir).expanduser().resolve()
+        folder = (root / (name or time.strftime("%Y%m%d-%H%M%S"))).resolve()
+        if not folder.is_relative_to(root) or folder == root:
+            raise InvalidInputError(
+                f"output_directory {name!r} is not a folder inside the parameter output_dir, {root}"
+            )
+        return folder
+
+    def _on_progress(self, handle: ServerGoalHandle, progress: dict[str, Any]) -> None:
+        if not handle.is_active:
+            return
+        if progress["phase"] != self._progress["phase"]:
+            self.get_logger().info(progress["phase"])
+        self._progress = progress
+        left_s = progress["time_left_s"]
+        handle.publish_feedback(
+            FineTune.Feedback(
+                phase=progress["phase"],
+                fraction=progress["fraction"],
+                loss=progress["loss"],
+                measure_names=list(progress["measures"]),
+                measures=list(map(float, progress["measures"].values())),
+                time_left=Duration(sec=0 if math.isnan(left_s) else min(round(left_s), 2**31 - 1)),
+            )
+        )
+
+    def _on_cancel(self, handle: ServerGoalHandle) -> CancelResponse:
+        if self._process is not None:
+            self._process.stop()
+        return CancelResponse.ACCEPT
+
+    # ---- results --------------------------------------------------------------------------------
+
+    def _aborted(self, handle: ServerGoalHandle, reason: str) -> FineTune.Result:
+        self.get_logger().error(f"fine-tuning failed: {reason}")
+        self._problem = reason
+        handle.abort()
+        return FineTune.Result(message=reason)
+
+    def _canceled(self, handle: ServerGoalHandle, folder: Path) -> FineTune.Result:
+        best = folder / _BEST
+        kept = str(best) if best.exists() else ""
+        message = "cancelled; " + (
+            "the best weights so far are kept, neither averaged nor compared with the base"
+            if kept
+            else "there are no weights yet"
+        )
+        self.get_logger().info(message)
+        handle.canceled()
+        return FineTune.Result(message=message, checkpoint=kept)
+
+    async def _finished(self, handle: ServerGoalHandle, outcome: dict[str, Any]) -> FineTune.Result:
+        self._served += 1
+        measures = outcome["measures"]
+        result = FineTune.Result(
+            success=True,
+            checkpoint=outcome["checkpoint"],
+            report=outcome["report"],
+            measure_names=list(measures),
+            before=[float(before) for before, _ in measures.values()],
+            after=[float(after) for _, after in measures.values()],
+        )
+        if not outcome["promoted"]:
+            result.message = outcome["verdict"]
+        elif handle.request.promote:
+            result.message = await self._hot_swap(outcome["checkpoint"])
+            result.promoted = not result.message
+        self.get_logger().info(f"{outcome['verdict']}; {outcome['report']}")
+        if result.message:
+            self.get_logger().warning(result.message)
+        handle.succeed()
+        return result
+
+    async def _hot_swap(self, checkpoint: str) -> str:
+        """Have the predictor load the weights; return what went wrong."""
+        service = f"{self._settings.predictor}/load_model"
+        client: Any = self.create_client(LoadModel, service, callback_group=self._group)
+        try:
+            if not await self._until(client.service_is_ready, _DISCOVERY_S):
+                return f"better than the base, but there is no service {client.srv_name}"
+            call = client.call_async(LoadModel.Request(path=checkpoint))
+            if not await self._until(call.done, _LOAD_S):
+                return f"better than the base, but {client.srv_name} did not answer"
+            reply = call.result()
+            assert reply is not None
+            if not reply.success:
+                return f"better than the base, but not loaded: {reply.message}"
+        finally:
+            self.destroy_client(client)
+        self.get_logger().info(f"the predictor serves {reply.model_id}")
+        return ""
+
+    async def _until(self, condition: Any, timeout_s: float) -> bool:
+        deadline_s = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline_s:
+                return False
+            await self._sleep(0.05)
+        return True
+
+    async def _sleep(self, duration_s: float) -> None:
+        over: Future[None] = Future()
+        timer = self.create_timer(duration_s, lambda: over.set_result(None), clock=self._steady)
+        await over
+        self.destroy_timer(timer)
+
+    # ---- parameters and diagnostics -------------------------------------------------------------
+
+    def _declare_parameters(self) -> None:
+        self.add_on_set_parameters_callback(self._check_parameters)
+        for row in FINE_TUNE_TABLE.values():
+            self.declare_parameter(row.name, row.default, row.descriptor())
+        values = {name: self.get_parameter(name).value for name in FINE_TUNE_TABLE}
+        self._settings = changed(self._settings, values)
+        self.add_post_set_parameters_callback(self._apply_parameters)
+
+    def _check_parameters(self, parameters: Sequence[Parameter[Any]]) -> SetParametersResult:
+        for parameter in parameters:
+            row = FINE_TUNE_TABLE.get(parameter.name)
+            if row and (reason := row.refusal(parameter.value, configured=True)):
+                return SetParametersResult(successful=False, reason=reason)
+        return SetParametersResult(successful=True)
+
+    def _apply_parameters(self, parameters: Sequence[Parameter[Any]]) -> None:
+        self._settings = changed(self._settings, {each.name: each.value for each in parameters})
+
+    def _report(self) -> None:
+        busy = self._process is not None
+        state = str(self._progress["phase"]) if busy else "idle"
+        values = {
+            "state": state,
+            "goals served": str(self._served),
+            **{name: str(value) for name, value in self._progress.items() if name != "measures"},
+        }
+        status = DiagnosticStatus(
+            level=DiagnosticStatus.WARN if self._problem else DiagnosticStatus.OK,
+            name=self.get_fully_qualified_name(),
+            message=f"the latest goal failed: {self._problem}" if self._problem else state,
+            values=[KeyValue(key=key, value=value) for key, value in values.items()],
+        )
+        message = DiagnosticArray(status=[status])
+        message.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(message)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM; return 2 if it cannot start."""
+    signal.signal(signal.SIGINT, lambda *_: None)  # as in the predictor node
+    os.environ.update(profile_environment(os.environ))
+    rclpy.init(args=None if arguments is None else list(arguments))
+    try:
+        node = FineTuneNode()
+    except InvalidParameterValueException as error:
+        print(f"finetune: {error}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return 2
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    executor.create_task(node.begin)
+    try:
+        executor.spin()
+    except ExternalShutdownException:
+        pass
+    finally:
+        node.close()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

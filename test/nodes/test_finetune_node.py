@@ -1,0 +1,275 @@
+"""Fine-tuning as a robot meets it: node, training process and predictor over real DDS."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("rclpy")
+pytest.importorskip("fpt_ros.action")
+
+from action_msgs.msg import GoalStatus
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.action import ActionClient
+from rclpy.qos import DurabilityPolicy, QoSProfile
+
+from fpt_ros.action import FineTune
+from fpt_ros.bags import BagWriter, typestore_for
+from fpt_ros.core.checkpoint import save_checkpoint
+from fpt_ros.core.config import DinoEncoderConfig, HeadConfig, ModelConfig, TransformerConfig
+from fpt_ros.core.model import FlowPokeModel
+from fpt_ros.data.clips import make_shards
+from fpt_ros.data.windows import ClipSettings
+from fpt_ros.msg import ModelInfo
+
+pytestmark = pytest.mark.integration
+
+IMAGE = "sensor_msgs/msg/CompressedImage"
+HORIZON_S = 0.5
+RATE_HZ = 10.0
+TIMEOUT_S = 400.0
+
+
+def write_bag(path, n_frames):
+    """A textured square that runs round on a textured ground."""
+    rng = np.random.default_rng(0)
+    ground = cv2.resize(rng.integers(40, 200, (24, 24, 3), np.uint8), (128, 128))
+    square = cv2.resize(rng.integers(0, 255, (10, 10, 3), np.uint8), (40, 40))
+    store = typestore_for(IMAGE)
+    with BagWriter(path) as bag:
+        bag.add_topic("/camera/image/compressed", IMAGE)
+        for number in range(n_frames):
+            stamp_ns = 10**18 + round(number / RATE_HZ * 1e9)
+            x, y = np.array([44, 44]) + 35 * np.array([np.cos(number / 9), np.sin(number / 9)])
+            image = ground.copy()
+            image[int(y) : int(y) + 40, int(x) : int(x) + 40] = square
+            header = store.types["std_msgs/msg/Header"](
+                store.types["builtin_interfaces/msg/Time"](*divmod(stamp_ns, 10**9)), "camera"
+            )
+            message = store.types[IMAGE](header, "jpeg", cv2.imencode(".jpg", image)[1].ravel())
+            cdr = bytes(store.serialize_cdr(message, IMAGE))
+            bag.write("/camera/image/compressed", IMAGE, stamp_ns, cdr)
+    return path
+
+
+def save_wrong_model(path):
+    """Sure that everything goes far to the right, so that any training makes it better."""
+    torch.manual_seed(0)
+    model = FlowPokeModel(
+        ModelConfig(
+            DinoEncoderConfig(input_px=28, width=32, depth=1, heads=2, patch_px=7, position_grid=4),
+            TransformerConfig(width=32, depth=2, d_head=16),
+            HeadConfig(n_components=2),
+        )
+    )
+    with torch.no_grad():
+        model.out_mlp[-1].bias[2:6] += torch.tensor([0.5, 0.0, 0.5, 0.0])
+        model.out_mlp[-1].bias[6:] -= 2.0
+    training = {"config": {"learning_rate": 0.03}}
+    save_checkpoint(path, model, horizon_s=HORIZON_S, licence="Apache-2.0", training=training)
+    return path
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    """A recording, synthetic data (here: the same), a base, and a folder for results."""
+    folder = tmp_path_factory.mktemp("workshop")
+    write_bag(folder / "bag", n_frames=125)
+    (folder / "models").mkdir()
+    make_shards([folder / "bag"], [], folder / "synthetic", ClipSettings(HORIZON_S, test=True))
+    save_wrong_model(folder / "models" / "base.safetensors")
+    return folder
+
+
+class Node:
+    """A process with a node in it."""
+
+    def __init__(self, module, namespace, log, **parameters):
+        arguments = ["--ros-args", "-r", f"__ns:={namespace}"]
+        for name, value in parameters.items():
+            arguments += ["-p", f"{name}:={value}"]
+        self.log = log
+        with log.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+
+    def end(self):
+        self.process.send_signal(signal.SIGINT)
+        code = self.process.wait(60.0)
+        assert "Traceback" not in self.log.read_text()
+        return code
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def robot(ros, workshop):
+    """Predictor and fine-tuning node of one robot, and a client."""
+    namespace = next(ros.namespaces)
+    models = workshop / "models"
+    nodes = [
+        Node(
+            "fpt_ros.nodes.predictor_node",
+            namespace,
+            workshop / "predictor.log",
+            checkpoint=models / "base.safetensors",
+            model_dir=models,
+        ),
+        Node(
+            "fpt_ros.nodes.finetune_node",
+            namespace,
+            workshop / "finetune.log",
+            output_dir=models,
+            base_checkpoint=models / "base.safetensors",
+            rehearsal=workshop / "synthetic",
+            budget_minutes=0.05,
+        ),
+    ]
+    tester = ros.node(namespace=namespace)
+    client = ActionClient(tester, FineTune, "finetune/fine_tune")
+    try:
+        ros.until(client.server_is_ready, TIMEOUT_S)
+        yield Robot(ros, tester, client, nodes[1])
+        assert [node.end() for node in nodes] == [0, 0]
+    finally:
+        for node in nodes:
+            node.close()
+        client.destroy()
+        ros.remove(tester)
+
+
+class Robot:
+    def __init__(self, ros, tester, client, node):
+        self.ros, self.tester, self.client, self.node = ros, tester, client, node
+
+    def send(self, on_feedback=None, **goal):
+        sent = self.client.send_goal_async(FineTune.Goal(**goal), feedback_callback=on_feedback)
+        self.ros.until(sent.done, TIMEOUT_S)
+        assert sent.result().accepted
+        return sent.result()
+
+    def result(self, handle):
+        asked = handle.get_result_async()
+        self.ros.until(asked.done, TIMEOUT_S)
+        return asked.result().status, asked.result().result
+
+    def children(self):
+        """Processes that the fine-tuning node has started."""
+        pid = self.node.process.pid
+        return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+
+
+@pytest.mark.parametrize(
+    ("goal", "reason"),
+    [
+        ({}, "names no bags"),
+        ({"bags": ["bag"], "output_directory": "../elsewhere"}, "not a folder inside"),
+        ({"bags": ["bag"], "budget_minutes": -1.0}, "budget_minutes"),
+        ({"bags": ["/nowhere/bag"]}, "/nowhere/bag: no such file"),
+    ],
+)
+def test_goals_that_cannot_be_served_end_with_the_reason(robot, goal, reason):
+    status, result = robot.result(robot.send(**goal))
+    assert status == GoalStatus.STATUS_ABORTED
+    assert reason in result.message
+    assert not result.success
+    assert not robot.children()
+
+
+def test_a_better_model_is_taken_over_by_the_running_predictor(robot, workshop):
+    infos, feedback, statuses = [], [], []
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    robot.tester.create_subscription(ModelInfo, "predictor/model_info", infos.append, latched)
+    robot.tester.create_subscription(DiagnosticArray, "/diagnostics", statuses.append, 10)
+    robot.ros.until(lambda: infos, TIMEOUT_S)
+    handle = robot.send(
+        lambda message: feedback.append(message.feedback),
+        bags=[str(workshop / "bag")],
+        output_directory="better",
+        promote=True,
+    )
+    # One goal at a time.
+    status, result = robot.result(robot.send(bags=[str(workshop / "bag")]))
+    assert status == GoalStatus.STATUS_ABORTED
+    assert "another goal is being served" in result.message
+
+    status, result = robot.result(handle)
+    assert status == GoalStatus.STATUS_SUCCEEDED, result.message
+    assert (result.success, result.promoted) == (True, True), result.message
+    folder = workshop / "models" / "better"
+    assert Path(result.checkpoint) == folder / "tuned.safetensors"
+    assert Path(result.report).read_text().startswith("# Fine-tuning")
+    row = "end point error of moving points [px of 448], held out of the recording, 1 pokes"
+    index = list(result.measure_names).index(row)
+    assert result.after[index] < result.before[index]
+
+    phases = list(dict.fromkeys(message.phase for message in feedback))
+    assert phases[-3:] == ["training", "averaging weights", "measuring the result"]
+    fractions = [message.fraction for message in feedback]
+    assert fractions == sorted(fractions)
+    assert any(message.time_left.sec > 0 for message in feedback)
+    assert np.isfinite([m.loss for m in feedback if m.phase == "averaging weights"]).all()
+    assert "nll/one_poke" in feedback[-1].measure_names
+
+    robot.ros.until(lambda: len(infos) > 1, TIMEOUT_S)
+    digest = json.loads((folder / "promoted.json").read_text())["sha256"]
+    assert infos[-1].model_id == digest[:12] != infos[0].model_id
+    said = {status.message for array in statuses for status in array.status}
+    assert "training" in said
+
+
+def test_cancelling_keeps_the_last_checkpoint(robot, workshop):
+    feedback = []
+    handle = robot.send(
+        lambda message: feedback.append(message.feedback),
+        bags=[str(workshop / "bag")],
+        output_directory="long",
+        budget_minutes=1000.0,
+    )
+    robot.ros.until(lambda: any(m.loss == m.loss for m in feedback), TIMEOUT_S)
+    (child,) = robot.children()
+    assert os.getpriority(os.PRIO_PROCESS, child) >= 10
+    cancelled = handle.cancel_goal_async()
+    robot.ros.until(cancelled.done)
+    status, result = robot.result(handle)
+    assert status == GoalStatus.STATUS_CANCELED
+    assert result.message.startswith("cancelled")
+    training = workshop / "models" / "long" / "training"
+    assert (training / "last.safetensors").exists()
+    assert result.checkpoint in ("", str(training / "best.safetensors"))
+    assert not robot.children()
+
+
+def test_the_training_process_ends_with_its_parent():
+    code = """
+import sys, time
+from fpt_ros.train import child
+def run(settings, out):
+    child._write(out, progress=settings)
+    time.sleep(1000)
+child._run = run
+sys.exit(child.main())
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    process.stdin.write('{"niceness": 3, "out": "x"}\n')
+    process.stdin.flush()
+    assert json.loads(process.stdout.readline()) == {"progress": {"out": "x"}}
+    assert process.poll() is None
+    process.stdin.close()  # as when the parent is killed
+    assert process.wait(60) == -signal.SIGTERM
