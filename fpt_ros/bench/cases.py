@@ -24,6 +24,7 @@ from fpt_ros.core.predictor import MotionPredictor
 # Of the image that a camera might deliver.
 _IMAGE_SHAPE = (480, 640, 3)
 POINTS_PER_STEP = 64
+_TOKENS = 4096
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 
 
@@ -67,9 +68,13 @@ class Cases:
         context, points = self._frame.context, self._points(candidates, n_points)
         xy, flow = self._pokes(candidates, n_pokes)
 
-        def run() -> Tensor:
-            pokes = self._engine.condition(context, xy, flow)
-            return self._engine.query(context, pokes, points)
+        group = max(1, _TOKENS // (n_pokes + n_points))  # at once, to bound the memory
+
+        def run() -> None:
+            for low in range(0, candidates, group):
+                some = np.s_[:, low : low + group]
+                none = self._engine.condition(context, xy[some][:, :, :0], flow[some][:, :, :0])
+                self._engine.extend(context, none, xy[some], flow[some], points[some])
 
         count = counts.advance(self._config, candidates, 0, n_pokes, n_points)
         each = "" if candidates == 1 else f"{candidates} candidates, each "

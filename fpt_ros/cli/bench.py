@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from fpt_ros.engines.choose import EngineName, PrecisionName, Wish
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from fpt_ros.core.model import FlowPokeModel
+    from fpt_ros.core.checkpoint import Checkpoint
+    from fpt_ros.core.engine import Engine
     from fpt_ros.evaluate.runner import TestSample
 
 _SEED = 0
@@ -20,9 +24,9 @@ def bench(
     what: tyro.conf.Positional[Literal["speed", "refine", "joint"]] = "speed",
     checkpoint: Path | None = None,
     base: bool = False,
-    engine: Literal["torch"] = "torch",
-    precision: Literal["fp32", "bf16"] = "fp32",
-    device: str = "cpu",
+    engine: EngineName = "auto",
+    precision: PrecisionName = "auto",
+    device: str = "auto",
     threads: int = 0,
     turns: int = 10,
     only: str = "",
@@ -41,17 +45,17 @@ def bench(
     samples lose with several points per step. Both need test scenes (--data) and write to --out.
 
     Examples:
-      fpt bench --base --precision bf16 --only query
+      fpt bench --base --engine openvino --only query
       fpt bench refine --data data/scenes
 
     Args:
         what: speed, refine or joint
         checkpoint: weights; default: those that come with the package
         base: FPT-Base at 448 px with random weights instead
-        engine: what runs the network
-        precision: of the engine
-        device: torch device
-        threads: CPU threads; 0: as many as PyTorch takes by itself
+        engine: what runs the network; auto: the best for this machine; built if need be
+        precision: auto: the fastest that loses nothing that matters
+        device: auto, cpu, cuda or cuda:N
+        threads: CPU threads; 0: one per core
         turns: how often everything is measured
         only: only cases with this in their name
         quick: small sizes, to see that everything runs
@@ -59,20 +63,19 @@ def bench(
         views: at most this many views of them, one outcome of each
         out: folder for the results
     """
-    import torch
-
-    from fpt_ros.core.engine import TorchEngine
     from fpt_ros.core.errors import InvalidInputError
+    from fpt_ros.engines.choose import torch_engine
 
     if turns < 1 or views < 1 or threads < 0:
         raise InvalidInputError("turns and views must be at least 1, threads at least 0")
-    if threads:
-        torch.set_num_threads(threads)
-    model, name = _model(checkpoint, base)
-    running = TorchEngine(model, device, precision)
-    facts = {"model": name, "engine": f"{engine}, {precision} ({running.key})"}
+    loaded, name = _checkpoint(checkpoint, base)
+    wish = Wish(engine, precision, device, threads)
+    if what == "joint":  # its measures look into the network
+        wish = replace(wish, engine="torch", precision="fp32")
+    running = _engine(loaded, wish)
+    facts = {"model": name, "engine": f"{running.name}, {running.precision} ({running.key})"}
     if what == "speed":
-        _speed(model, running, facts, turns, only, quick, out)
+        _speed(loaded, running, facts, turns, only, quick, out)
         return
     if data is None:
         raise InvalidInputError(f"{what} needs test scenes: --data FOLDER (made by `fpt scenes`)")
@@ -84,31 +87,54 @@ def bench(
     if what == "refine":
         _lines("refine", refinement.compare(MotionPredictor(running), samples), facts, out)
     else:
-        _lines("joint", fidelity.compare(running, samples), facts, out)
+        _lines("joint", fidelity.compare(torch_engine(loaded, wish), samples), facts, out)
 
 
-def _model(checkpoint: Path | None, base: bool) -> tuple[FlowPokeModel, str]:
+def _checkpoint(path: Path | None, base: bool) -> tuple[Checkpoint, str]:
+    """Weights and what to call them."""
+    import hashlib
+
     import torch
 
-    from fpt_ros.core.checkpoint import load_checkpoint
+    from fpt_ros.core.checkpoint import Checkpoint, load_checkpoint
     from fpt_ros.core.config import FPT_BASE
     from fpt_ros.core.errors import InvalidInputError
     from fpt_ros.core.model import FlowPokeModel
     from fpt_ros.weights import default_checkpoint
 
     if not base:
-        path = checkpoint or default_checkpoint()
+        path = path or default_checkpoint()
         loaded = load_checkpoint(path)
-        return loaded.build_model(), f"{path.name} ({loaded.sha256[:12]})"
-    if checkpoint is not None:
+        return loaded, f"{path.name} ({loaded.sha256[:12]})"
+    if path is not None:
         raise InvalidInputError("--base has random weights: leave out --checkpoint")
+    name = f"FPT-Base at 448 px, random weights of seed {_SEED}"
+    digest = hashlib.sha256(f"{name}, torch {torch.__version__}".encode()).hexdigest()
     torch.manual_seed(_SEED)
-    return FlowPokeModel(FPT_BASE).eval(), f"FPT-Base at 448 px, random weights of seed {_SEED}"
+    state = FlowPokeModel(FPT_BASE).state_dict()
+    return Checkpoint(Path(name), FPT_BASE, state, 0.0, "", {}, digest), name
+
+
+def _engine(checkpoint: Checkpoint, wish: Wish) -> Engine:
+    """The best engine that can be had, built first if need be. Raises EngineError."""
+    from rich.console import Console
+
+    from fpt_ros.core.errors import EngineError
+    from fpt_ros.engines import choose
+
+    service = choose.ready(checkpoint, wish)
+    for name in service.to_build[:1]:
+        with Console(stderr=True).status(f"building {name}"):
+            choose.build(checkpoint, name, wish, lambda stage: None)
+        service = choose.ready(checkpoint, wish)
+    if wish.engine not in ("auto", service.engine.name):
+        raise EngineError(service.refused[wish.engine])
+    return service.engine
 
 
 def _speed(
-    model: FlowPokeModel,
-    engine: Any,
+    checkpoint: Checkpoint,
+    engine: Engine,
     facts: dict[str, Any],
     turns: int,
     only: str,
@@ -124,7 +150,12 @@ def _speed(
     with Progress() as progress:
         task = progress.add_task("measuring", total=turns + 1)
         plan = Plan(turns, 2 if quick else 5, only, quick)
-        rows, peaks = run(model, engine, plan, lambda done: progress.update(task, completed=done))
+        rows, peaks = run(
+            checkpoint.build_model(),
+            engine,
+            plan,
+            lambda done: progress.update(task, completed=done),
+        )
     facts |= {
         "machine": "{gpu} {cpu}, {cores} cores ({isa}), {threads} threads".format_map(
             {**where, "gpu": where["gpu"] or "", "isa": " ".join(where["isa"])}
@@ -167,8 +198,6 @@ def _lines(
 
 def _samples(data: Path, views: int) -> Iterable[TestSample]:
     """One outcome each of views that are spread evenly over the test scenes."""
-    from dataclasses import replace
-
     from fpt_ros.data.samples import ShardIndex
     from fpt_ros.evaluate.runner import load_samples
 

@@ -449,16 +449,22 @@ class MotionPredictor:
         for group in _groups(poke_sets):
             poke_xy, poke_flow, counts = self._poke_batch(frame, poke_sets[group])
             self.between_chunks()
-            pokes = self.engine.condition(
-                frame.context, poke_xy, poke_flow, counts, self._flag(camera_static)
-            )
+            flag = self._flag(camera_static)
             n_candidates, n_pokes = poke_xy.shape[1:3]
             step = max(1, _TOKENS // _tokens(n_candidates, n_pokes))
+            all_points = points.expand(1, n_candidates, -1, -1)
+            if len(points) <= step and (counts == n_pokes).all():
+                # Pokes and points in one pass: a small question costs the reading of the weights.
+                nothing = poke_xy[:, :, :0]
+                none = self.engine.condition(frame.context, nothing, nothing, None, flag)
+                answer = self.engine.extend(frame.context, none, poke_xy, poke_flow, all_points)[1]
+                raw[group, columns] = answer[0].to(raw)
+                continue
+            pokes = self.engine.condition(frame.context, poke_xy, poke_flow, counts, flag)
             for low in range(0, len(points), step):
                 self.between_chunks()
-                chunk = points[low : low + step].expand(1, n_candidates, -1, -1)
-                answer = self.engine.query(frame.context, pokes, chunk)[0]
-                raw[group, columns[low : low + step]] = answer.to(raw)
+                answer = self.engine.query(frame.context, pokes, all_points[:, :, low : low + step])
+                raw[group, columns[low : low + step]] = answer[0].to(raw)
         finite = raw.isfinite().all(-1)
         raw[~finite] = torch.nan
         flags = np.where(seen & ~finite.numpy(), PointFlag.NONFINITE, 0)

@@ -159,7 +159,7 @@ def test_no_pokes_is_the_unconditional_answer(predictor, empty):
 def test_the_unconditional_grid_is_computed_once_per_frame(predictor, monkeypatch):
     grids = [predictor.unconditional_grid(4), predictor.unconditional_grid(4, camera_static=False)]
     assert not torch.allclose(grids[0].mixture.means, grids[1].mixture.means)
-    monkeypatch.setattr(predictor.engine, "query", None)
+    monkeypatch.setattr(predictor.engine, "condition", None)
     assert predictor.unconditional_grid(4) is grids[0]
     assert predictor.unconditional_grid(4, camera_static=False) is grids[1]
     with pytest.raises(TypeError):
