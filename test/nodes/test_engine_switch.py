@@ -116,7 +116,8 @@ def test_engine_is_built_while_pytorch_serves_and_serves_at_once_the_next_time(
     def fail(*_):
         raise EngineError("out of memory")
 
-    monkeypatch.setattr(OpenVinoEngine, "query", fail)
+    for name in ("query", "extend"):
+        monkeypatch.setattr(OpenVinoEngine, name, fail)
     assert second.ask().status == MotionDistribution.MODEL_ERROR
     info = second.until_engine("torch")
     assert info.parity_error == 0
