@@ -79,22 +79,25 @@ class CropTransform:
         """Whether points lie in the source image, bool [...]; False for NaN."""
         return _within(points_px, 0, 0, self.image_width_px, self.image_height_px)
 
-    def crop_and_resize(self, rgb: np.ndarray) -> Tensor:
+    def crop_and_resize(self, rgb: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
         """Model input uint8 [3, input_px, input_px] from an image uint8 [H, W, 3], any strides.
 
         Antialiased bicubic, within one grey level of Pillow's (two in rare pixels when enlarging).
-        Raises InvalidInputError when dtype or shape differ.
+        Only the crop goes to the device, which resizes it. Raises InvalidInputError when dtype or
+        shape differ.
         """
         expected = (self.image_height_px, self.image_width_px, 3)
         if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.shape != expected:
             got = f"{rgb.dtype} {rgb.shape}" if isinstance(rgb, np.ndarray) else type(rgb).__name__
             raise InvalidInputError(f"image must be a numpy array uint8 {expected}, got {got}")
         x, y, side = self.roi
-        # Messages give read-only buffers, which torch cannot take; a copy of the crop is cheap.
-        square = np.array(rgb[y : y + side, x : x + side], order="C")
-        planes = torch.from_numpy(square).permute(2, 0, 1).unsqueeze(0)
-        size = (self.input_px, self.input_px)
-        return F.interpolate(planes, size, mode="bicubic", antialias=True)[0].contiguous()
+        device = torch.device(device)
+        # Messages give read-only buffers, which torch cannot take; a copy of the crop is cheap, and
+        # from locked pages the host need not wait until the GPU has it.
+        square = torch.empty(side, side, 3, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        square.numpy()[...] = rgb[y : y + side, x : x + side]
+        planes = square.to(device, non_blocking=True).permute(2, 0, 1).unsqueeze(0)
+        return _resized(planes, self.input_px, in_integers=device.type == "cpu")[0].contiguous()
 
     def grid(self, n: int) -> np.ndarray:
         """Centres of n x n cells of the crop in source pixels, float32 [n * n, 2], row-major."""
@@ -121,6 +124,14 @@ class CropTransform:
             crop = resized.reshape(*cells.shape[:-2], side, side)
             pasted[..., y : y + side, x : x + side] = crop.numpy()
         return pasted
+
+
+def _resized(planes: Tensor, side: int, in_integers: bool) -> Tensor:
+    """Square images uint8 [B, C, H, W] resized; only the CPU has fast integer arithmetic for it."""
+    if in_integers:
+        return F.interpolate(planes, (side, side), mode="bicubic", antialias=True)
+    wide = F.interpolate(planes.float(), (side, side), mode="bicubic", antialias=True)
+    return wide.round().clamp(0, 255).to(torch.uint8)
 
 
 def _vector(x: float, y: float, like: Array) -> Array:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fpt_ros.core.errors import InvalidInputError
-from fpt_ros.core.geometry import CropTransform
+from fpt_ros.core.geometry import CropTransform, _resized
 
 SIZES = st.integers(1, 3000)
 TRANSFORMS = st.builds(CropTransform, SIZES, SIZES, st.just(224))
@@ -119,6 +119,13 @@ def test_resized_pictures_equal_pillows(height, width, input_px):
         assert got.dtype == torch.uint8
         assert got.shape == (3, input_px, input_px)
         assert_equals_pillow(got, image, transform)
+
+
+def test_resizing_as_gpus_do_equals_pillows():
+    image = smooth_image(480, 640)
+    transform = CropTransform(640, 480, 224)
+    planes = torch.from_numpy(image[:, 80:560].copy()).permute(2, 0, 1)[None]
+    assert_equals_pillow(_resized(planes, 224, in_integers=False)[0], image, transform)
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,0 +1,68 @@
+"""The TensorRT adapter, as far as it goes without a GPU."""
+
+import sys
+
+import pytest
+import torch
+
+from fpt_ros.core.errors import EngineError
+from fpt_ros.engines import tensorrt
+
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+
+
+@pytest.fixture
+def rtx():
+    return pytest.importorskip("tensorrt_rtx", reason="pip install 'fpt_ros[tensorrt-rtx]'")
+
+
+@pytest.mark.integration
+def test_every_graph_compiles(rtx, onnx_graphs):
+    import onnx_ir
+
+    from fpt_ros.engines.precision import halve_products
+
+    for graph, onnx in onnx_graphs:
+        if graph.stage != "embed":
+            onnx = onnx.clone()
+            halve_products(onnx, onnx_ir.DataType.BFLOAT16)
+        data = onnx_ir.to_proto(onnx).SerializeToString()
+        plan = tensorrt.build_plan(graph, data, ["SM89"])
+        assert plan.nbytes > 100_000
+
+
+def test_refuses_what_is_no_graph(rtx, model):
+    graph = tensorrt.stage_graphs(model)[0]
+    with pytest.raises(EngineError, match="cannot read the stage encode"):
+        tensorrt.build_plan(graph, b"not ONNX", ["SM89"])
+    with pytest.raises(EngineError, match="SM12345"):
+        tensorrt.build_plan(graph, b"", ["SM12345"])
+
+
+@no_gpu
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_without_a_gpu(model, tmp_path, device):
+    device = torch.device(device)
+    for use in (
+        lambda: tensorrt.describe(device),
+        lambda: tensorrt.best_precision(device),
+        lambda: tensorrt.load(model.config, tmp_path, "bf16", device),
+    ):
+        with pytest.raises(EngineError, match="needs an NVIDIA GPU"):
+            use()
+
+
+def test_without_the_packages(monkeypatch):
+    monkeypatch.setattr(tensorrt, "_PACKAGES", ("no_such_package",))
+    tensorrt._trt.cache_clear()
+    with pytest.raises(EngineError, match="pip install"):
+        tensorrt.runtime()
+
+
+def test_with_a_package_that_does_not_load(monkeypatch, tmp_path):
+    (tmp_path / "broken_package.py").write_text("raise OSError('libcuda.so.1: not found')")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr(tensorrt, "_PACKAGES", ("broken_package",))
+    tensorrt._trt.cache_clear()
+    with pytest.raises(EngineError, match="libcuda"):
+        tensorrt.runtime()
