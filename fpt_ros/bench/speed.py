@@ -24,13 +24,13 @@ class Plan(NamedTuple):
     Attributes:
         turns: rounds of all cases.
         calls_per_turn: most calls of the engine in a round; the plain one is called once.
-        only: part of the names of the cases that are measured; empty: all.
+        only: parts of the names of the cases that are measured; none: all.
         quick: small sizes only, to see that everything runs.
     """
 
     turns: int = 10
     calls_per_turn: int = 5
-    only: str = ""
+    only: tuple[str, ...] = ()
     quick: bool = False
 
 
@@ -73,10 +73,12 @@ def run(
     if `only` matches no case.
     """
     cases = [
-        case for case in standard_cases(Cases(model, engine), plan.quick) if plan.only in case.name
+        case
+        for case in standard_cases(Cases(model, engine), plan.quick)
+        if not plan.only or any(part in case.name for part in plan.only)
     ]
     if not cases:
-        raise InvalidInputError(f"no case has {plan.only!r} in its name")
+        raise InvalidInputError(f"no case has {' or '.join(map(repr, plan.only))} in its name")
     dtype = _DTYPES.get(engine.precision, torch.float32)
     product, flops = machine.arithmetic(engine.device, dtype)
     reading, n_bytes = machine.traffic(engine.device)

@@ -29,7 +29,7 @@ def bench(
     device: str = "auto",
     threads: int = 0,
     turns: int = 10,
-    only: str = "",
+    only: tuple[str, ...] = (),
     quick: bool = False,
     data: Path | None = None,
     views: int = 24,
@@ -45,7 +45,7 @@ def bench(
     samples lose with several points per step. Both need test scenes (--data) and write to --out.
 
     Examples:
-      fpt bench --base --engine openvino --only query
+      fpt bench --base --engine openvino --only encode "1 query"
       fpt bench refine --data data/scenes
 
     Args:
@@ -57,17 +57,21 @@ def bench(
         device: auto, cpu, cuda or cuda:N
         threads: CPU threads; 0: one per core
         turns: how often everything is measured
-        only: only cases with this in their name
+        only: only cases with one of these in their name
         quick: small sizes, to see that everything runs
         data: folder with the shards of test scenes, for refine and joint
         views: at most this many views of them, one outcome of each
         out: folder for the results
     """
+    import torch
+
     from fpt_ros.core.errors import InvalidInputError
     from fpt_ros.engines.choose import torch_engine
 
     if turns < 1 or views < 1 or threads < 0:
         raise InvalidInputError("turns and views must be at least 1, threads at least 0")
+    if threads:
+        torch.set_num_threads(threads)
     loaded, name = _checkpoint(checkpoint, base)
     wish = Wish(engine, precision, device, threads)
     if what == "joint":  # its measures look into the network
@@ -137,7 +141,7 @@ def _speed(
     engine: Engine,
     facts: dict[str, Any],
     turns: int,
-    only: str,
+    only: tuple[str, ...],
     quick: bool,
     out: Path,
 ) -> None:
