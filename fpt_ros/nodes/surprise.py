@@ -177,12 +177,14 @@ class LiveCheck:
     def _on_prediction(self, check: _Check, answer: Answer) -> None:
         if check not in self._pending:
             return
-        if answer.status is Status.OK and self._stamp_ns(answer) != self._judged_stamp_ns:
+        if answer.status is not Status.OK:
+            self._pending.remove(check)
+            contact = f"executed contact {check.contact.id!r}: " if check.contact else ""
+            self._skip(contact + answer.text)
+        elif check.contact is None and self._stamp_ns(answer) == self._judged_stamp_ns:
+            self._pending.remove(check)  # there is no newer image
+        else:
             check.answer = answer
-            return
-        self._pending.remove(check)
-        if check.contact is not None:  # otherwise there is nothing new to be judged
-            self._skip(f"executed contact {check.contact.id!r}: {answer.text or 'judged already'}")
 
     # ---- the horizon ----------------------------------------------------------------------------
 
@@ -201,7 +203,7 @@ class LiveCheck:
         if not self._horizon_ns():
             self._next_s = now_s + settings.surprise_period_s
             self._skip("the checkpoint does not say what its horizon is")
-        elif self._images:
+        elif self._images and self._worker.statistics().images_processed:
             self._next_s = now_s + settings.surprise_period_s
             nothing = np.zeros((0, 4), np.float32)
             self._put_aside(None, Question(Header(), "", (nothing,), None), stamp_ns=0)
@@ -226,7 +228,7 @@ class LiveCheck:
             InvalidInputError: there are no images to judge it by.
         """
         assert self._judge is not None
-        start_ns, horizon_ns = self._stamp_ns(answer), self._horizon_ns()
+        start_ns, horizon_ns = self._stamp_ns(answer), nanoseconds(answer.result.horizon)
         if not start_ns:
             raise InvalidInputError("the images carry no stamps")
         end_ns = start_ns + horizon_ns
@@ -243,7 +245,8 @@ class LiveCheck:
         earliest = bisect_left(stamps_ns, start_ns - _BEFORE * horizon_ns)
         span = slice(earliest, last + 1)
         about = self._about(check, stamps_ns[span], stamps_ns.index(start_ns) - earliest)
-        self._judged_stamp_ns = start_ns
+        if check.contact is None:
+            self._judged_stamp_ns = start_ns
         messages = [image for _, image in images[span]]
         self._judge.submit(partial(_job, about, answer.result, check.contact, messages))
         return True
