@@ -1,0 +1,228 @@
+"""Where built engines are kept: keys, damage, races, full disks; and the order of engines."""
+
+import copy
+import dataclasses
+import json
+import multiprocessing
+import threading
+
+import pytest
+import torch
+
+from fpt_ros.core.checkpoint import load_checkpoint, save_checkpoint
+from fpt_ros.core.errors import EngineError
+from fpt_ros.engines import cache, choose, openvino
+from fpt_ros.engines.choose import Wish
+
+IDENTITY = cache.Identity(
+    engine="openvino",
+    precision="bf16",
+    weights_sha256="ab" * 32,
+    config="{}",
+    shapes="any",
+    runtime="openvino 1",
+    device="a CPU",
+)
+PARITY = {"parity": {"mean_displacement": 0.25}}
+
+
+def write_blob(folder):
+    (folder / "encode.blob").write_bytes(b"compiled")
+    return PARITY
+
+
+def names(root):
+    """All there is but locks."""
+    return sorted(path.name for path in root.iterdir() if path.suffix != ".lock")
+
+
+def test_engine_is_stored_once_with_a_record_to_read(tmp_path):
+    root = tmp_path / "not" / "there" / "yet"
+    entry = cache.store(root, IDENTITY, write_blob)
+    record = json.loads((entry.folder / "engine.json").read_text())
+    assert record == entry.record == cache.find(root, IDENTITY).record
+    assert record["identity"] == dataclasses.asdict(IDENTITY)
+    assert record["parity"] == PARITY["parity"]
+    assert record["files"]["encode.blob"]["bytes"] == 8
+    again = cache.store(root, IDENTITY, lambda _: pytest.fail("it is there"))
+    assert again.folder == entry.folder
+    assert names(root) == [IDENTITY.key]
+    assert [each.folder for each in cache.entries(root)] == [entry.folder]
+
+
+@pytest.mark.parametrize("field", [each.name for each in dataclasses.fields(cache.Identity)])
+def test_whatever_differs_makes_another_engine_and_is_named(tmp_path, field):
+    cache.store(tmp_path, IDENTITY, write_blob)
+    value = 7 if field == "graphs" else "fp32" if field == "precision" else "other"
+    other = dataclasses.replace(IDENTITY, **{field: value})
+    assert other.key != IDENTITY.key
+    reason = "no .* engine has been built for these weights"
+    if field not in ("engine", "weights_sha256"):
+        reason = f"built for something else: {field} is {value}, not "
+    with pytest.raises(EngineError, match=reason):
+        cache.find(tmp_path, other)
+
+
+def flip_a_bit(folder):
+    data = bytearray((folder / "encode.blob").read_bytes())
+    data[3] ^= 1
+    (folder / "encode.blob").write_bytes(data)
+
+
+def cut_the_record(folder):
+    text = (folder / "engine.json").read_text()
+    (folder / "engine.json").write_text(text[: len(text) // 2])
+
+
+def pretend(folder):
+    record = json.loads((folder / "engine.json").read_text())
+    record["identity"]["device"] = "another CPU"
+    (folder / "engine.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (flip_a_bit, r"encode\.blob is damaged"),
+        (lambda folder: (folder / "encode.blob").unlink(), "damaged"),
+        (lambda folder: (folder / "engine.json").unlink(), "damaged"),
+        (lambda folder: (folder / "engine.json").write_text("[]"), "damaged"),
+        (cut_the_record, "damaged"),
+        (pretend, "holds another engine"),
+    ],
+)
+def test_damaged_and_foreign_files_are_refused_and_built_anew(tmp_path, damage, reason):
+    folder = cache.store(tmp_path, IDENTITY, write_blob).folder
+    damage(folder)
+    with pytest.raises(EngineError, match=reason):
+        cache.find(tmp_path, IDENTITY)
+    cache.store(tmp_path, IDENTITY, write_blob)
+    assert (folder / "encode.blob").read_bytes() == b"compiled"
+    assert names(tmp_path) == [IDENTITY.key]
+
+
+def test_failed_build_leaves_nothing_and_the_old_engine_alone(tmp_path):
+    def fail(error):
+        def build(folder):
+            write_blob(folder)
+            raise error
+
+        return build
+
+    with pytest.raises(EngineError, match=r"kept in .*No space left"):
+        cache.store(tmp_path, IDENTITY, fail(OSError(28, "No space left on device")))
+    assert names(tmp_path) == []
+    cache.store(tmp_path, IDENTITY, write_blob)
+    with pytest.raises(EngineError, match="too different"):
+        cache.store(tmp_path, IDENTITY, fail(EngineError("too different")), rebuild=True)
+    assert cache.find(tmp_path, IDENTITY)
+    assert names(tmp_path) == [IDENTITY.key]
+
+
+def build_slowly(root, started, go):
+    def build(folder):
+        (folder / "encode.blob").write_bytes(b"half")
+        started.set()
+        go.wait()
+        return write_blob(folder)
+
+    cache.store(root, IDENTITY, build)
+
+
+def test_second_process_waits_for_the_first_and_one_that_was_killed_is_cleaned_up(tmp_path):
+    context = multiprocessing.get_context("fork")
+    started, go = context.Event(), context.Event()
+    first = context.Process(target=build_slowly, args=(tmp_path, started, go))
+    first.start()
+    assert started.wait(30)
+    entries = []
+
+    def second():
+        entries.append(cache.store(tmp_path, IDENTITY, write_blob))
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    thread.join(0.2)
+    assert thread.is_alive()
+    assert len(names(tmp_path)) == 1  # the first one's unfinished folder
+    first.kill()
+    thread.join(30)
+    assert [entry.folder.name for entry in entries] == [IDENTITY.key]
+    assert names(tmp_path) == [IDENTITY.key]
+    first.join()
+
+
+def test_folder_follows_xdg(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache.default_root() == tmp_path / "fpt_ros" / "engines"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative/is/invalid")
+    assert cache.default_root().parts[-3:] == (".cache", "fpt_ros", "engines")
+
+
+# ---- which engine -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkpoint(model, tmp_path):
+    save_checkpoint(tmp_path / "model.safetensors", model)
+    return load_checkpoint(tmp_path / "model.safetensors")
+
+
+def test_order_ends_with_pytorch():
+    assert Wish(device="cpu").order() == ("openvino", "torch")
+    assert Wish(device="cpu", engine="torch").order() == ("torch",)
+    assert Wish(device="cpu", engine="tensorrt").order() == ("tensorrt", "torch")
+    with pytest.raises(EngineError, match="device 'gpu!'"):
+        Wish(device="gpu!").order()
+
+
+@pytest.mark.parametrize("model", ["small"], indirect=True)
+def test_pytorch_serves_until_another_engine_is_built(checkpoint, tmp_path):
+    pytest.importorskip("openvino")
+    wish = Wish(device="cpu", precision="fp32", num_threads=1, root=tmp_path)
+    service = choose.ready(checkpoint, wish)
+    assert (service.engine.name, service.to_build) == ("torch", ("openvino",))
+    assert "no openvino engine has been built" in service.refused["openvino"]
+    entry = choose.build(checkpoint, "openvino", wish, lambda _: None)
+    service = choose.ready(checkpoint, wish)
+    assert (service.engine.name, service.engine.key) == ("openvino", entry.folder.name)
+    assert service.engine.parity_error == entry.record["parity"]["mean_displacement"] < 1e-4
+    assert service.to_build == () == tuple(service.refused)
+    flip_a_bit(entry.folder)
+    service = choose.ready(checkpoint, wish)
+    assert (service.engine.name, service.to_build) == ("torch", ("openvino",))
+    assert "is damaged" in service.refused["openvino"]
+
+
+@pytest.mark.parametrize("model", ["small"], indirect=True)
+def test_engines_that_cannot_be_had_are_not_built(checkpoint, tmp_path, monkeypatch):
+    for wish, reason in (
+        (Wish(engine="openvino", precision="fp16", device="cpu", root=tmp_path), "not in fp16"),
+        (Wish(engine="tensorrt", device="cpu", root=tmp_path), ""),
+    ):
+        service = choose.ready(checkpoint, wish)
+        assert (service.engine.name, service.to_build) == ("torch", ())
+        assert reason in service.refused[wish.engine]
+
+    def missing():
+        raise EngineError("OpenVINO cannot be imported")
+
+    monkeypatch.setattr(openvino, "runtime", missing)
+    service = choose.ready(checkpoint, Wish(device="cpu", root=tmp_path))
+    assert (service.engine.name, service.to_build) == ("torch", ())
+    assert service.refused == {"openvino": "OpenVINO cannot be imported"}
+
+
+@pytest.mark.parametrize("model", ["small"], indirect=True)
+def test_engine_that_answers_otherwise_is_not_kept(checkpoint, tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    torch.manual_seed(3)
+    other = copy.deepcopy(checkpoint.build_model().eval().requires_grad_(False))
+    for parameter in other.out_mlp.parameters():
+        parameter += 0.1 * torch.randn_like(parameter)
+    build = openvino.build
+    monkeypatch.setattr(openvino, "build", lambda model, *rest: build(other, *rest))
+    wish = Wish(device="cpu", precision="fp32", num_threads=1, root=tmp_path / "engines")
+    with pytest.raises(EngineError, match="does not answer as PyTorch does"):
+        choose.build(checkpoint, "openvino", wish, lambda _: None)
+    assert names(wish.root) == []
