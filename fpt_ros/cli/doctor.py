@@ -307,6 +307,34 @@ def _network() -> Finding:
     return Finding("small network", "broken", detail, _pip("--editable", "."), needed=True)
 
 
+def _engine() -> Finding:
+    """Which engine would run the default weights."""
+    works, detail = _probe(
+        "from fpt_ros.core.checkpoint import load_checkpoint\n"
+        "from fpt_ros.core.errors import EngineError\n"
+        "from fpt_ros.engines import cache, choose\n"
+        "from fpt_ros.weights import default_checkpoint\n"
+        "checkpoint, wish = load_checkpoint(default_checkpoint()), choose.Wish()\n"
+        "texts = []\n"
+        "for name in wish.order():\n"
+        "    if name not in choose.BACKENDS:\n"
+        "        texts.append(name)\n"
+        "        break\n"
+        "    try:\n"
+        "        identity = choose.identify(checkpoint, name, wish)\n"
+        "        texts.append(cache.find(wish.root, identity).folder.name)\n"
+        "        break\n"
+        "    except EngineError as error:\n"
+        "        texts.append(f'{name}: {error}')\n"
+        "print('; '.join(texts))"
+    )
+    if not works:
+        return Finding("engine", "broken", detail)
+    if "has been built" in detail or "built for something else" in detail:
+        return Finding("engine", "note", detail, "fpt engine build, or let the node do it")
+    return Finding("engine", "ok", detail)
+
+
 _CHECKS: tuple[Callable[[], Finding], ...] = (
     _python,
     _module(
@@ -322,6 +350,8 @@ _CHECKS: tuple[Callable[[], Finding], ...] = (
     _weights,
     _cpu,
     _gpu,
+    _module("OpenVINO", "openvino", _pip("openvino")),
+    _engine,
     _ros,
     _messages,
     _fast_dds_profile,
