@@ -13,6 +13,7 @@ from torch import Tensor
 from fpt_ros.bench import counts
 from fpt_ros.bench.plain import Past, PlainModel
 from fpt_ros.bench.timing import Case
+from fpt_ros.core.config import FPT_BASE
 from fpt_ros.core.encoder import ImageFeatures
 from fpt_ros.core.engine import Engine
 from fpt_ros.core.joint import step_slices
@@ -29,11 +30,14 @@ _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 
 
 class Cases:
-    """Builds the cases for one network, one engine that runs it, and its plain implementation."""
+    """Builds the cases for one network, one engine that runs it, and its plain implementation.
+
+    Targets are for FPT-Base.
+    """
 
     def __init__(self, model: FlowPokeModel, engine: Engine) -> None:
         self._config = model.config
-        self._plain = PlainModel(model)
+        self._plain = PlainModel(model.to(engine.device))
         self._engine = engine
         self._predictor = MotionPredictor(engine)
         self._rng = np.random.default_rng(0)
@@ -41,7 +45,6 @@ class Cases:
         self._frame = self._predictor.encode_image(self._rgb)
         self._pixels = self._frame.transform.crop_and_resize(self._rgb)[None].to(engine.device)
         self._features = self._encode_plainly()
-        self._static = torch.ones(1, dtype=torch.bool, device=engine.device)
 
     def encode(self) -> Case:
         """The encoder alone, with the keys of the image."""
@@ -67,7 +70,6 @@ class Cases:
         """Pokes and points on an image that is encoded already."""
         context, points = self._frame.context, self._points(candidates, n_points)
         xy, flow = self._pokes(candidates, n_pokes)
-
         group = max(1, _TOKENS // (n_pokes + n_points))  # at once, to bound the memory
 
         def run() -> None:
@@ -118,8 +120,7 @@ class Cases:
         points_px = self._frame.transform.grid(n)
         xy, flow = self._pokes(1, 1)
         past_xy, past_flow = self._pokes(1, n * n // 2)
-        count = counts.advance(self._config, 1, 0, n * n, n * n)
-        count.numbers *= len(step_slices(n * n, POINTS_PER_STEP))  # each reads the weights
+        count = counts.joint(self._config, 1, step_slices(n * n, POINTS_PER_STEP))
 
         def run() -> object:
             return self._predictor.sample_jointly(
@@ -166,8 +167,7 @@ class Cases:
 
         count = counts.encode(self._config)
         for n_pokes in (0, 1):
-            more = counts.advance(self._config, 1, 0, n_pokes, n * n)
-            count.flops, count.numbers = count.flops + more.flops, count.numbers + more.numbers
+            count.add(counts.advance(self._config, 1, 0, n_pokes, n * n))
         return self._case(
             f"image to moving part, {n}x{n} grid",
             run,
@@ -205,6 +205,7 @@ class Cases:
         target: float | None = None,
     ) -> Case:
         moved = float(count.numbers * _BYTES[self._engine.precision])
+        target = target if self._config == FPT_BASE else None
         return Case(name, run, plain, plain_calls, answers, float(count.flops), moved, target)
 
     def _points(self, candidates: int, n: int) -> Tensor:

@@ -6,6 +6,7 @@ small. Numbers moved are weights and cached keys, each once: what no engine gets
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fpt_ros.core.config import DinoEncoderConfig, ModelConfig, PyramidEncoderConfig
@@ -18,6 +19,11 @@ class Count:
 
     flops: int = 0
     numbers: int = 0
+
+    def add(self, other: Count) -> None:
+        """Take in what happens after it."""
+        self.flops += other.flops
+        self.numbers += other.numbers
 
     def linear(self, rows: int, inputs: int, outputs: int) -> None:
         """Multiply rows by a matrix; a convolution is that for each of its output pixels."""
@@ -122,4 +128,14 @@ def advance(config: ModelConfig, candidates: int, past: int, pokes: int, points:
         count.flops += 2 * answers * seen * (PokeReference.D_KEY + 2)
     of_image, of_pokes = image_tokens(config), candidates * seen
     count.numbers += 2 * body.depth * (of_image + of_pokes) * width + answers * outputs
+    return count
+
+
+def joint(config: ModelConfig, pokes: int, steps: Sequence[slice]) -> Count:
+    """A joint sample of points that are drawn in these steps, given pokes."""
+    count = advance(config, 1, 0, pokes, 0)
+    drawn = 0  # and taken in as pokes
+    for step in steps:
+        count.add(advance(config, 1, pokes + drawn, step.start - drawn, step.stop - step.start))
+        drawn = step.start
     return count

@@ -13,6 +13,8 @@ from fpt_ros.core.config import (
     ModelConfig,
     TransformerConfig,
 )
+from fpt_ros.core.engine import TorchEngine
+from fpt_ros.core.joint import sample_jointly, step_slices
 from fpt_ros.core.model import FlowPokeModel
 
 PUBLISHED = ModelConfig(
@@ -52,6 +54,17 @@ def test_pokes_and_points(model, candidates, past, pokes, points):
     new, asked = torch.rand(1, candidates, pokes, 2), torch.rand(1, candidates, points, 2)
     flops = counted(lambda: model.extend(image, context, new, new, asked))
     assert counts.advance(model.config, candidates, past, pokes, points).flops == flops
+
+
+def test_joint_sampling(model):
+    engine, points = TorchEngine(model), torch.rand(9, 2)
+    side = model.config.encoder.input_px
+    image = engine.encode(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+    static, pokes = torch.ones(1, dtype=torch.bool), torch.rand(2, 2)
+    flops = counted(
+        lambda: sample_jointly(engine, image, pokes, pokes, points, 1, static, points_per_step=4)
+    )
+    assert counts.joint(model.config, 2, step_slices(9, 4)).flops == flops
 
 
 def test_weights_are_read_once(model):
