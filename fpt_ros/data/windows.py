@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.geometry import CropTransform
 from fpt_ros.data.footage import Frame
-from fpt_ros.data.samples import cell_centres
+from fpt_ros.data.samples import MOVING, cell_centres
 from fpt_ros.data.tracks import TRACK_SIDE_PX, PointTracker
 from fpt_ros.data.tracks.change import change_limit, changed, is_cut, thumbnail
 
-MOVING = 0.01
-"""A point moves when it is displaced by more than this share of the image side."""
 STATIC_SHARE = 0.4
 """The camera is static when more than this share of the points does not move (the paper's rule)."""
 
@@ -135,8 +133,8 @@ def _continuous(frames: Iterable[Frame], dropped: Counter[str]) -> Iterator[_Vie
                 reason = "cuts: gap between images"
             elif frame.rgb.shape != before.rgb.shape:
                 reason = "cuts: change of resolution"
-            rgb = _square(frame.rgb)
-            after = thumbnail(_grey(rgb))
+            rgb = centre_square(frame.rgb)
+            after = thumbnail(to_grey(rgb))
             if not reason and is_cut(small, after):
                 reason = "cuts: another scene"
             if reason:
@@ -147,13 +145,14 @@ def _continuous(frames: Iterable[Frame], dropped: Counter[str]) -> Iterator[_Vie
                 intervals.append(interval_s)
             small = after
         else:
-            rgb = _square(frame.rgb)
-            small = thumbnail(_grey(rgb))
+            rgb = centre_square(frame.rgb)
+            small = thumbnail(to_grey(rgb))
         before = frame
         yield _View(index, frame.time_s, rgb)
 
 
-def _square(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def centre_square(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The centre square of an image [H, W, 3] at the size that trackers see, [S, S, 3]."""
     height, width = rgb.shape[:2]
     x, y, side = CropTransform(width, height, TRACK_SIDE_PX).roi
     return _resized(rgb[y : y + side, x : x + side], TRACK_SIDE_PX)
@@ -164,7 +163,8 @@ def _resized(rgb: NDArray[np.uint8], side_px: int) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(rgb, (side_px, side_px), interpolation=how), np.uint8)
 
 
-def _grey(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def to_grey(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Brightness [H, W] of an image [H, W, 3]."""
     return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
@@ -178,9 +178,9 @@ def _sample(
     if not 0 < later[0] < later[-1] or error_s > _MAX_HORIZON_ERROR * settings.horizon_s:
         dropped["images too far apart for the horizon"] += 1
         return None
-    first, last = (_grey(window[i].rgb) for i in (0, later[-1]))
+    first, last = (to_grey(window[i].rgb) for i in (0, later[-1]))
     side = len(first)
-    limit = change_limit([_grey(window[i].rgb) for i in range(min(4, len(window)))])
+    limit = change_limit([to_grey(window[i].rgb) for i in range(min(4, len(window)))])
     points = (cell_centres(settings.grid) * side).astype(np.float32)
     column, row = np.floor(points).astype(int).T
     differs = changed(first, last, limit)[row, column]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from fpt_ros.data.samples import MOVING
 from fpt_ros.data.tracks import TRACK_SIDE_PX, PointTracker
 from fpt_ros.data.tracks.change import is_cut, thumbnail
 from fpt_ros.data.tracks.classical import ClassicalTracker
+from fpt_ros.data.windows import STATIC_SHARE, centre_square, to_grey
 from fpt_ros.images import image_to_rgb
 from fpt_ros.msg import MotionDistribution
 from fpt_ros.msg import Surprise as SurpriseMessage
@@ -41,7 +41,6 @@ TRACKER_ERROR = 1 / TRACK_SIDE_PX
 _FEWEST_IMAGES = 4
 _LONGEST_GAP = 0.3  # of the time from the first image to the last
 _LEAST_TRACKED = 0.3  # share of the points
-_STATIC_SHARE = 0.4  # a camera stands still if more of the points do (the paper's rule)
 _MB = 1_000_000
 # A tenth of a core where the predictor wants all of them; at 19 it would be a hundredth.
 _NICENESS = 10
@@ -114,14 +113,6 @@ def checked(job: Job, tracker: PointTracker) -> Outcome:
     )
 
 
-@dataclass(frozen=True)
-class _View:
-    """The centre square of an image as the tracker sees it."""
-
-    rgb: NDArray[np.uint8]
-    small: NDArray[np.uint8]
-
-
 def measured_motion(
     job: Job, transform: CropTransform, points_px: NDArray[np.float32], tracker: PointTracker
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -139,34 +130,28 @@ def measured_motion(
             f"the longest gap {seconds.max(initial=0):.2f} s"
         )
     kind: Any = CompressedImage if about.image_type.endswith("CompressedImage") else Image
-    views: list[_View] = []
+    views: list[NDArray[np.uint8]] = []
+    before = None
     for cdr in job.images[span]:
         rgb = image_to_rgb(deserialize_message(cdr, kind))
         if rgb.shape[:2] != (transform.image_height_px, transform.image_width_px):
             raise NotJudged("the size of the images changed")
-        views.append(_view(rgb, transform))
-        if len(views) > 1 and is_cut(views[-2].small, views[-1].small):
+        views.append(centre_square(rgb))
+        small = thumbnail(to_grey(views[-1]))
+        if before is not None and is_cut(before, small):
             raise NotJudged("another scene began, or the camera jumped")
+        before = small
     x, y, side_px = transform.roi
     scale = TRACK_SIDE_PX / side_px
     starts = ((points_px - np.array([x, y], np.float32)) * scale).astype(np.float32)
-    tracks = tracker.track(np.stack([view.rgb for view in views]), starts, [len(views) - 1])
+    tracks = tracker.track(np.stack(views), starts, [len(views) - 1])
     displacement_px, valid = (tracks.xy[0] - starts) / np.float32(scale), tracks.valid[0]
     if valid.mean() < _LEAST_TRACKED:
         raise NotJudged(f"only {valid.mean():.0%} of the points could be followed")
     still = np.linalg.norm(displacement_px[valid], axis=-1) <= MOVING * side_px
-    if about.camera_static and still.mean() <= _STATIC_SHARE:
+    if about.camera_static and still.mean() <= STATIC_SHARE:
         raise NotJudged("the camera moved, although camera_static is true")
     return displacement_px, valid
-
-
-def _view(rgb: NDArray[np.uint8], transform: CropTransform) -> _View:
-    x, y, side_px = transform.roi
-    how = cv2.INTER_AREA if side_px > TRACK_SIDE_PX else cv2.INTER_LINEAR
-    size = (TRACK_SIDE_PX, TRACK_SIDE_PX)
-    resized = cv2.resize(rgb[y : y + side_px, x : x + side_px], size, interpolation=how)
-    square = np.asarray(resized, np.uint8)
-    return _View(square, thumbnail(np.asarray(cv2.cvtColor(square, cv2.COLOR_RGB2GRAY), np.uint8)))
 
 
 def _message(
