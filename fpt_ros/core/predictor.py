@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntFlag
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,18 +61,23 @@ class Motion:
 
     Attributes:
         points_px: float32 [N, 2].
-        mixture: displacements in px, batch [N], or [C, N] for C candidates; float64 on the CPU.
-            NaN where flags are set.
+        on_device: displacements in px, batch [N], or [C, N] for C candidates; float64, where the
+            engine computes. NaN where flags are set.
         flags: uint8 [N] or [C, N], bits of `PointFlag`.
         transform: what the model saw of the image.
         horizon_s: seconds that the displacements take; 0 means unknown.
     """
 
     points_px: NDArray[np.float32]
-    mixture: GaussianMixture
+    on_device: GaussianMixture
     flags: NDArray[np.uint8]
     transform: CropTransform
     horizon_s: float
+
+    @cached_property
+    def mixture(self) -> GaussianMixture:
+        """The displacements, on the CPU."""
+        return self.on_device.to("cpu")
 
 
 class MovingParts(NamedTuple):
@@ -153,7 +159,7 @@ class MotionPredictor:
         rgb = checked_image(rgb)
         height_px, width_px = rgb.shape[:2]
         transform = CropTransform(width_px, height_px, self.engine.config.encoder.input_px)
-        pixels = transform.crop_and_resize(rgb).to(self.engine.device)
+        pixels = transform.crop_and_resize(rgb, self.engine.device)
         return EncodedFrame(transform, self.engine.encode(pixels[None]))
 
     def set_image(self, rgb: NDArray[np.uint8]) -> None:
@@ -301,7 +307,7 @@ class MotionPredictor:
         """
         motion = self.predict_grid(pokes, n, camera_static, frame)
         without = self.unconditional_grid(n, camera_static, frame)
-        return influence(motion.mixture, without.mixture).reshape(n, n)
+        return influence(motion.on_device, without.on_device).reshape(n, n)
 
     def moving_parts(
         self,
@@ -326,7 +332,7 @@ class MotionPredictor:
             points = frame.transform.grid(n)
             motion = self.predict_candidates(each_alone, points, camera_static, frame)
             without = self.unconditional_grid(n, camera_static, frame)
-            score = influence(motion.mixture, without.mixture).reshape(-1, n, n)
+            score = influence(motion.on_device, without.on_device).reshape(-1, n, n)
         else:
             score = np.zeros((0, n, n), np.float32)
         return MovingParts(
@@ -347,7 +353,7 @@ class MotionPredictor:
         enlarged to the image. Raises as `predict`.
         """
         motion = self.predict_grid(pokes, n, camera_static, frame)
-        return motion.transform.paste(motion.mixture.std().reshape(n, n), fill=np.nan)
+        return motion.transform.paste(motion.on_device.std().reshape(n, n), fill=np.nan)
 
     def dense_maps(
         self,
@@ -372,10 +378,10 @@ class MotionPredictor:
         rows = checked_pokes(pokes, transform)
 
         def channels(motion: Motion, without: Motion) -> NDArray[np.float32]:
-            mixture = motion.mixture
-            score = influence(mixture, without.mixture)
-            x, y = mixture.mean().unbind(-1)
-            return np.stack([x, y, mixture.std(), score]).astype(np.float32)
+            mixture = motion.on_device
+            score = influence(mixture, without.on_device)
+            moments = torch.stack([*mixture.mean().unbind(-1), mixture.std()])
+            return np.concatenate([moments.float().cpu().numpy(), score[None]])
 
         def answer(points_unit: NDArray[np.float32]) -> NDArray[np.float32]:
             points = transform.to_source(points_unit)
@@ -442,10 +448,8 @@ class MotionPredictor:
         seen = transform.contains(points_px)
         points = self._tensor(transform.to_unit(points_px[seen]))
         outputs = 6 * self.engine.config.head.n_components
-        raw = torch.full(
-            (len(poke_sets), len(points_px), outputs), torch.nan, dtype=self.engine.dtype
-        )
-        columns = torch.from_numpy(np.flatnonzero(seen))
+        raw = points.new_full((len(poke_sets), len(points_px), outputs), torch.nan)
+        columns = torch.from_numpy(np.flatnonzero(seen)).to(raw.device)
         for group in _groups(poke_sets):
             poke_xy, poke_flow, counts = self._poke_batch(frame, poke_sets[group])
             self.between_chunks()
@@ -453,7 +457,8 @@ class MotionPredictor:
             n_candidates, n_pokes = poke_xy.shape[1:3]
             step = max(1, _TOKENS // _tokens(n_candidates, n_pokes))
             all_points = points.expand(1, n_candidates, -1, -1)
-            if len(points) <= step and (counts == n_pokes).all():
+            same = all(len(pokes) == n_pokes for pokes in poke_sets[group])
+            if same and len(points) <= step:
                 # Pokes and points in one pass: a small question costs the reading of the weights.
                 nothing = poke_xy[:, :, :0]
                 none = self.engine.condition(frame.context, nothing, nothing, None, flag)
@@ -466,11 +471,13 @@ class MotionPredictor:
                 answer = self.engine.query(frame.context, pokes, all_points[:, :, low : low + step])
                 raw[group, columns[low : low + step]] = answer[0].to(raw)
         finite = raw.isfinite().all(-1)
-        raw[~finite] = torch.nan
-        flags = np.where(seen & ~finite.numpy(), PointFlag.NONFINITE, 0)
+        raw = raw.where(finite[..., None], torch.nan)
+        flags = np.where(seen & ~finite.cpu().numpy(), PointFlag.NONFINITE, 0)
         flags |= np.where(seen, 0, PointFlag.OUTSIDE_ROI)
         flags |= np.where(transform.in_image(points_px), 0, PointFlag.OUTSIDE_IMAGE)
-        scale = transform.displacement_to_source(torch.eye(2, dtype=torch.float64))
+        scale = transform.displacement_to_source(
+            torch.eye(2, dtype=torch.float64, device=raw.device)
+        )
         return self.engine.mixture(raw).affine(scale), flags.astype(np.uint8)
 
 

@@ -147,7 +147,7 @@ class PredictorPipeline:
         if wanted <= {MOTION, UNCERTAINTY}:
             return outputs
         unpoked = self.predictor.unconditional_grid(n, settings.camera_static, encoded)
-        score = influence(motion.mixture, unpoked.mixture).reshape(n, n)
+        score = influence(motion.on_device, unpoked.on_device).reshape(n, n)
         mask, score_map = (
             refined.parts
             if refined

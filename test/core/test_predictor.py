@@ -77,9 +77,11 @@ def test_predict_is_the_network_in_pixels_of_the_image(predictor):
         context = model.condition(image, (pokes[..., :2] - corner) / 100, pokes[..., 2:] / 100)
         raw = model.query(image, context, (torch.from_numpy(QUERIES)[None, None] - corner) / 100)
         unit = model.mixture(raw)[0, 0]
-    torch.testing.assert_close(motion.mixture.weights, unit.weights)
-    torch.testing.assert_close(motion.mixture.means, unit.means * 100)
-    torch.testing.assert_close(motion.mixture.covariances, unit.covariances * 100**2)
+    # One pass and two round differently.
+    near = {"atol": 1e-3, "rtol": 1e-4}
+    torch.testing.assert_close(motion.mixture.weights, unit.weights, **near)
+    torch.testing.assert_close(motion.mixture.means, unit.means * 100, **near)
+    torch.testing.assert_close(motion.mixture.covariances, unit.covariances * 100**2, **near)
     assert motion.mixture.means.dtype == torch.float64
     assert motion.points_px.dtype == np.float32
     assert (motion.points_px == QUERIES).all()
@@ -125,14 +127,14 @@ def test_points_the_model_did_not_see_are_flagged_and_nan(predictor):
 
 
 def test_an_overflow_is_flagged_where_it_happens(predictor, monkeypatch):
-    query = predictor.engine.query
+    extend = predictor.engine.extend
 
-    def overflowing(image, pokes, points):
-        raw = query(image, pokes, points)
+    def overflowing(*arguments):
+        pokes, raw = extend(*arguments)
         raw[0, 0, 1, 4] = math.inf
-        return raw
+        return pokes, raw
 
-    monkeypatch.setattr(predictor.engine, "query", overflowing)
+    monkeypatch.setattr(predictor.engine, "extend", overflowing)
     motion = predictor.predict(POKES, QUERIES)
     assert motion.flags.tolist() == [0, PointFlag.NONFINITE, 0]
     assert motion.mixture.mean().isnan().any(-1).tolist() == [False, True, False]
