@@ -7,10 +7,15 @@ fine-tuning of zero-shot models, 2022).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+State = dict[str, Tensor]
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """Shares of the tuned weights that are tried; 0 would be the base."""
@@ -29,9 +34,7 @@ class Trial:
     synthetic_epe_px: float | None = None
 
 
-def interpolate(
-    base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], share: float
-) -> dict[str, Tensor]:
+def interpolate(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], share: float) -> State:
     """`(1 - share) * base + share * tuned`; exactly one of them at 0 and 1.
 
     Tensors that are no floating-point numbers are taken from `tuned`.
@@ -57,3 +60,14 @@ def choose(base: Trial, trials: list[Trial], forget_percent: float) -> Trial:
     if mild:
         return min(mild, key=lambda trial: trial.nll)
     return min(trials, key=lambda trial: trial.synthetic_epe_px or 0.0)
+
+
+def best(
+    base: State, tuned: State, trial: Callable[[float, State], Trial], forget_percent: float
+) -> tuple[Trial, State]:
+    """Try all shares and `choose` one; `trial` measures a share with its weights."""
+    before = trial(0.0, base)
+    trials = [trial(share, interpolate(base, tuned, share)) for share in SHARES]
+    chosen = choose(before, trials, forget_percent)
+    log.info("averaging: base %s; %s; chosen %s", before, trials, chosen)
+    return chosen, interpolate(base, tuned, chosen.share)

@@ -55,8 +55,8 @@ def _run(settings: dict[str, Any], out: TextIO) -> dict[str, Any]:
 
     for name in ("out", "data", "base", "rehearsal"):
         if settings.get(name) is not None:
-            settings[name] = Path(settings[name])
-    settings["bag"] = tuple(map(Path, settings.get("bag", ())))
+            settings[name] = Path(settings[name]).expanduser()
+    settings["bag"] = tuple(Path(bag).expanduser() for bag in settings.get("bag", ()))
     settings["topic"] = tuple(settings.get("topic", ()))
     latest: dict[str, Any] = {"at_s": 0.0, "phase": ""}
 
@@ -84,7 +84,8 @@ def _write(out: TextIO, **line: Any) -> None:
 
 def _stop_with_parent() -> None:
     """Wait for the end of the input, then stop as if asked by SIGTERM; insist after a while."""
-    while sys.stdin.read(4096):
+    # Not through sys.stdin: its lock would be held for ever in the loader processes forked from us.
+    while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_GRACE_S)

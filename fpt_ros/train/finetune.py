@@ -15,7 +15,6 @@ import os
 import shutil
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ from fpt_ros.train.loss import Objective
 from fpt_ros.train.progress import Listener, Tracker
 from fpt_ros.train.report import Reporter
 from fpt_ros.train.state import BEST_FILE, STATE_FILE
+from fpt_ros.train.telling import TellingReporter
 from fpt_ros.train.validate import ValidationSet, validate
 from fpt_ros.weights import default_checkpoint
 
@@ -234,10 +234,10 @@ class FineTuning:
             self.plan["learning_rate"] = self._learning_rate(config)
             self._keep_plan()
         config = dataclasses.replace(config, learning_rate=self.plan["learning_rate"])
-        reporters: list[_TellingReporter] = []
+        reporters: list[TellingReporter] = []
 
         def reporter(folder: Path, every_steps: int) -> Reporter:
-            reporters.append(_TellingReporter(folder, every_steps, self.tracker))
+            reporters.append(TellingReporter(folder, every_steps, self.tracker))
             return reporters[0]
 
         trainer = Trainer(config, reporter)
@@ -301,41 +301,36 @@ class FineTuning:
 
     def _average(
         self, recording: Path, synthetic: Path | None, trainer: Trainer
-    ) -> tuple[blend.Trial, dict[str, torch.Tensor]]:
+    ) -> tuple[blend.Trial, blend.State]:
         """The weighted mean of base and best weights that validation likes best."""
         self.tracker.begin("averaging weights")
-        load = partial(
-            ValidationSet.load,
-            n_views=_VALIDATION_VIEWS,
-            grid=trainer.config.val_grid,
-            input_px=self.base.config.encoder.input_px,
-            min_motion=trainer.config.selection.min_motion,
-        )
-        other = load(ShardIndex.scan(synthetic, "val")) if synthetic else None
+        other = None
+        if synthetic is not None:
+            other = ValidationSet.load(
+                ShardIndex.scan(synthetic, "val"),
+                _VALIDATION_VIEWS,
+                trainer.config.val_grid,
+                self.base.config.encoder.input_px,
+                trainer.config.selection.min_motion,
+            )
 
-        def trial(share: float, state: dict[str, torch.Tensor]) -> blend.Trial:
+        def trial(share: float, state: blend.State) -> blend.Trial:
+            self.tracker.advance(0.8 * share)
             model = self._model(state).to(self.device)
             own = validate(model, trainer.val, self.device)
             error_px = validate(model, other, self.device)["epe_px/moving"] if other else None
             return blend.Trial(share, own["nll/one_poke"] + own["nll/one_poke_moving"], error_px)
 
-        base = trial(0.0, self.base.state_dict)
         tuned = load_checkpoint(trainer.config.out / BEST_FILE).state_dict
-        trials = []
-        for number, share in enumerate(blend.SHARES):
-            self.tracker.advance(number / len(blend.SHARES))
-            trials.append(trial(share, blend.interpolate(self.base.state_dict, tuned, share)))
-        chosen = blend.choose(base, trials, self.config.forget_percent)
-        log.info("averaging: base %s; %s; chosen %s", base, trials, chosen)
-        return chosen, blend.interpolate(self.base.state_dict, tuned, chosen.share)
+        return blend.best(self.base.state_dict, tuned, trial, self.config.forget_percent)
 
     # ---- results --------------------------------------------------------------------------------
 
-    def _model(self, state: dict[str, torch.Tensor]) -> FlowPokeModel:
+    def _model(self, state: blend.State) -> FlowPokeModel:
         copies = {name: value.clone() for name, value in state.items()}
         return dataclasses.replace(self.base, state_dict=copies).build_model()
 
-    def _predictor(self, state: dict[str, torch.Tensor]) -> MotionPredictor:
+    def _predictor(self, state: blend.State) -> MotionPredictor:
         engine = TorchEngine(self._model(state), self.device)
         return MotionPredictor(engine, horizon_s=self.base.horizon_s)
 
@@ -356,7 +351,7 @@ class FineTuning:
 
     def _save(
         self,
-        state: dict[str, torch.Tensor],
+        state: blend.State,
         trainer: Trainer,
         trial: blend.Trial,
         verdict: Verdict,
@@ -411,36 +406,6 @@ class FineTuning:
             "base_sha256": self.base.sha256,
         }
         _write_json(self.config.out / VERDICT_FILE, content)
-
-
-class _TellingReporter(Reporter):
-    """Also tells a tracker, and keeps validations in a file beside the checkpoints."""
-
-    def __init__(self, folder: Path, every_steps: int, tracker: Tracker) -> None:
-        super().__init__(folder, every_steps)
-        self._history = folder / "history.jsonl"
-        self._tracker = tracker
-        self._share = 0.0
-
-    def step(
-        self, step: int, progress: float, views: int, measures: dict[str, float], skipped: int
-    ) -> None:
-        super().step(step, progress, views, measures, skipped)
-        self._share = progress
-        self._tracker.advance(progress, loss=measures["loss"])
-
-    def validation(self, step: int, measured: dict[str, float], *drawn: Any) -> None:
-        super().validation(step, measured, *drawn)
-        with self._history.open("a") as file:
-            file.write(json.dumps({"step": step, **measured}) + "\n")
-        self._tracker.advance(self._share, measures=measured)
-
-    def history(self) -> list[dict[str, float]]:
-        """Validations by step; a resumed run may have repeated some."""
-        if not self._history.exists():
-            return []
-        rows = (json.loads(line) for line in self._history.read_text().splitlines())
-        return [row for _, row in sorted({row["step"]: row for row in rows}.items())]
 
 
 def _scan_held_out(folder: Path) -> ShardIndex:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,8 +26,7 @@ from fpt_ros.bags import BagWriter, typestore_for
 from fpt_ros.core.checkpoint import save_checkpoint
 from fpt_ros.core.config import DinoEncoderConfig, HeadConfig, ModelConfig, TransformerConfig
 from fpt_ros.core.model import FlowPokeModel
-from fpt_ros.data.clips import make_shards
-from fpt_ros.data.windows import ClipSettings
+from fpt_ros.data.tarfiles import add_file, jpeg, new_shard, npz
 from fpt_ros.msg import ModelInfo
 
 pytestmark = pytest.mark.integration
@@ -40,16 +40,19 @@ TIMEOUT_S = 400.0
 def write_bag(path, n_frames):
     """A textured square that runs round on a textured ground."""
     rng = np.random.default_rng(0)
-    ground = cv2.resize(rng.integers(40, 200, (24, 24, 3), np.uint8), (128, 128))
-    square = cv2.resize(rng.integers(0, 255, (10, 10, 3), np.uint8), (40, 40))
+    ground = cv2.resize(rng.integers(0, 255, (40, 40, 3), np.uint8), (256, 256))
+    square = cv2.resize(rng.integers(0, 255, (20, 20, 3), np.uint8), (90, 90))
+    angles = np.arange(n_frames) / 20
+    corners = 80 + 60 * np.stack([np.cos(angles), np.sin(angles)], -1)
     store = typestore_for(IMAGE)
     with BagWriter(path) as bag:
         bag.add_topic("/camera/image/compressed", IMAGE)
         for number in range(n_frames):
             stamp_ns = 10**18 + round(number / RATE_HZ * 1e9)
-            x, y = np.array([44, 44]) + 35 * np.array([np.cos(number / 9), np.sin(number / 9)])
-            image = ground.copy()
-            image[int(y) : int(y) + 40, int(x) : int(x) + 40] = square
+            shift = np.column_stack([np.eye(2), corners[number]])
+            image = cv2.warpAffine(
+                square, shift, (256, 256), ground.copy(), borderMode=cv2.BORDER_TRANSPARENT
+            )
             header = store.types["std_msgs/msg/Header"](
                 store.types["builtin_interfaces/msg/Time"](*divmod(stamp_ns, 10**9)), "camera"
             )
@@ -57,6 +60,22 @@ def write_bag(path, n_frames):
             cdr = bytes(store.serialize_cdr(message, IMAGE))
             bag.write("/camera/image/compressed", IMAGE, stamp_ns, cdr)
     return path
+
+
+def write_synthetic(folder):
+    """Three splits of still pictures in which a quarter moves to the right."""
+    folder.mkdir()
+    flow = np.zeros((2, 16, 16, 2), np.float16)
+    flow[:, :8, :8, 0] = np.array([0.05, 0.1])[:, None, None]
+    about = {"family": "toy", "view": 0, "camera_static": True, "horizon_s": [0.25, HORIZON_S]}
+    for split in ("train", "val", "test"):
+        with new_shard(folder / f"{split}-00000.tar") as tar:
+            for number in range(4):
+                image = np.random.default_rng(number).integers(0, 255, (64, 64, 3), np.uint8)
+                add_file(tar, f"{number}.jpg", jpeg(image))
+                facts = json.dumps(about | {"scene_seed": number}).encode()
+                add_file(tar, f"{number}.json", facts)
+                add_file(tar, f"{number}.npz", npz(flow=flow, part=np.zeros((16, 16), np.int16)))
 
 
 def save_wrong_model(path):
@@ -79,11 +98,11 @@ def save_wrong_model(path):
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory):
-    """A recording, synthetic data (here: the same), a base, and a folder for results."""
+    """A recording, synthetic data, a base, and a folder for results."""
     folder = tmp_path_factory.mktemp("workshop")
-    write_bag(folder / "bag", n_frames=125)
+    write_bag(folder / "bag", n_frames=84)
     (folder / "models").mkdir()
-    make_shards([folder / "bag"], [], folder / "synthetic", ClipSettings(HORIZON_S, test=True))
+    write_synthetic(folder / "synthetic")
     save_wrong_model(folder / "models" / "base.safetensors")
     return folder
 
@@ -123,7 +142,7 @@ def robot(ros, workshop):
     models = workshop / "models"
     nodes = [
         Node(
-            "fpt_ros.nodes.predictor_node",
+            "fpt_ros.nodes.predictor",
             namespace,
             workshop / "predictor.log",
             checkpoint=models / "base.safetensors",
@@ -234,6 +253,9 @@ def test_a_better_model_is_taken_over_by_the_running_predictor(robot, workshop):
 
 def test_cancelling_keeps_the_last_checkpoint(robot, workshop):
     feedback = []
+    done = workshop / "models" / "better" / "recording"
+    if done.exists():  # saves time
+        shutil.copytree(done, workshop / "models" / "long" / "recording")
     handle = robot.send(
         lambda message: feedback.append(message.feedback),
         bags=[str(workshop / "bag")],
