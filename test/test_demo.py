@@ -124,7 +124,7 @@ def test_a_short_demonstration_over_an_earlier_one(tmp_path, checkpoint, short_b
     assert types["/predictor/motion"] == "fpt_ros/msg/MotionDistribution"
     assert counts["/predictor/motion"] >= sum(question.how.value == "plan" for question in script)
     assert counts["/predictor/what_if_motion"] == 1
-    assert counts["/predictor/model_info"] == 1
+    assert counts["/predictor/model_info"] in (1, 2)  # again when a faster engine is built
     assert counts["/predictor/moving_part/mask"] >= 1
 
     with av.open(str(output / "video.mp4")) as video:

@@ -23,7 +23,7 @@ from ..core.errors import EngineError
 
 RECORD = "engine.json"
 # Raised when graphs change in a way that weights and configuration do not tell.
-_GRAPHS = 1
+_GRAPHS = 2
 
 
 @dataclass(frozen=True)
