@@ -35,8 +35,9 @@ demo: $(STAMP)
 demo-finetune: $(STAMP)
 	$(RUN) -m demo.finetune
 
+# Two files at a time, each with one thread: most of the time goes into starting processes.
 test: $(STAMP)
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(STAMP)
 	$(RUN) -m ruff check
