@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,8 +38,8 @@ def make_scenes(folder: Path, split: str, samples: int) -> None:
 
 def test_a_tiny_model_beats_no_motion_on_scenes_it_has_not_seen(tmp_path):
     data, run, report = tmp_path / "data", tmp_path / "run", tmp_path / "report"
-    make_scenes(data, "train", 128)
-    make_scenes(data, "val", 48)
+    with ThreadPoolExecutor() as both:
+        list(both.map(partial(make_scenes, data), ("train", "val"), (128, 48)))
     (tmp_path / "tiny.json").write_text(TINY.to_json())
     steps = ("--steps", 200, "--batch", 8, "--learning-rate", 2e-3, "--ema", 0.98)
     where = ("--data", data, "--out", run, "--model", tmp_path / "tiny.json")
