@@ -116,7 +116,8 @@ class FineTuneNode(Node):
             folder = self._folder(handle.request.output_directory)
             self._process = self._start(handle, folder, ended)
         except (FptError, OSError) as error:
-            return self._aborted(handle, str(error))
+            self._problem = str(error)
+            return self._aborted(handle, self._problem)
         self.get_logger().info(f"fine-tuning in {folder}")
         try:
             end = await ended
@@ -126,7 +127,8 @@ class FineTuneNode(Node):
         if handle.is_cancel_requested:
             return self._canceled(handle, folder)
         if "outcome" not in end:
-            return self._aborted(handle, end["error"])
+            self._problem = end["error"]
+            return self._aborted(handle, self._problem)
         return await self._finished(handle, end["outcome"])
 
     def _start(
@@ -195,8 +197,7 @@ class FineTuneNode(Node):
     # ---- results --------------------------------------------------------------------------------
 
     def _aborted(self, handle: ServerGoalHandle, reason: str) -> FineTune.Result:
-        self.get_logger().error(f"fine-tuning failed: {reason}")
-        self._problem = reason
+        self.get_logger().error(f"goal aborted: {reason}")
         handle.abort()
         return FineTune.Result(message=reason)
 

@@ -87,7 +87,6 @@ class FineTuning:
         self.found: dict[str, str] = {}  # in the recordings
         config.out.mkdir(parents=True, exist_ok=True)
         _check_space(config.out, base_path)
-        self._keep_plan()
 
     def run(self) -> Outcome:
         """Do everything that is not done yet.
@@ -97,6 +96,7 @@ class FineTuning:
             FptError: the input cannot be used; the message says why.
         """
         recording = self._recording()
+        self._keep_plan()  # not before: a recording that cannot be used is no run
         synthetic = self._synthetic(ShardIndex.scan(recording, "train").horizon_s)
         held_out = TestSet(_scan_held_out(recording), self.config.test_views)
         test_sets = {HELD_OUT: held_out}
@@ -144,8 +144,8 @@ class FineTuning:
         path = self.config.out / PLAN_FILE
         new: dict[str, Any] = {"config": self.config.decisive(), "base_sha256": self.base.sha256}
         if not path.exists():
-            if self.config.resume:
-                raise InvalidInputError(f"nothing to resume in {self.config.out}")
+            if self.config.resume and not self.config.out.exists():
+                raise InvalidInputError(f"nothing to resume: {self.config.out} does not exist")
             return new
         if not self.config.resume:
             raise InvalidInputError(

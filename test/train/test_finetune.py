@@ -318,7 +318,7 @@ def test_patience_ends_a_run(toy_data, tmp_path):
 def test_resuming_needs_the_same_settings(config):
     with pytest.raises(InvalidInputError, match="nothing to resume"):
         FineTuning(dataclasses.replace(config, resume=True))
-    FineTuning(config)
+    FineTuning(config)._keep_plan()
     changed = dataclasses.replace(config, resume=True, batch=8, forget_percent=1.0)
     with pytest.raises(InvalidInputError, match="than the run began with: batch, forget_percent"):
         FineTuning(changed)
