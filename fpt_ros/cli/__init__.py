@@ -20,6 +20,7 @@ COMMANDS = {
     "scenes": "make training data in the procedural world",
     "train": "train a model on such data",
     "evaluate": "measure a model and the baselines",
+    "finetune": "adapt a model to recordings, and say whether it got better",
     "bench": "measure speed, and what shortcuts to it cost in accuracy",
 }
 
