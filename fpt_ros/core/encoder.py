@@ -192,7 +192,9 @@ class DinoEncoder(nn.Module):
 
 
 def _per_channel(values: tuple[float, float, float], image: Tensor) -> Tensor:
-    return torch.tensor(values, device=image.device).to(image.dtype).view(3, 1, 1)
+    # Filled on the device: a CUDA graph cannot hold a copy from the host.
+    each = [torch.full((), value, dtype=torch.float32, device=image.device) for value in values]
+    return torch.stack(each).to(image.dtype).view(3, 1, 1)
 
 
 class _ConvNorm(nn.Module):

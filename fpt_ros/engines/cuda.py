@@ -36,7 +36,7 @@ class CudaEngine(StagedEngine):
         device: torch.device | str = "cuda",
         precision: Literal["fp32", "bf16"] = "bf16",
     ) -> None:
-        """Copy a float32 network on the CPU, in evaluation mode, to a GPU.
+        """Copy a float32 network on the CPU, in evaluation mode, to a GPU, which becomes current.
 
         Raises EngineError if there is no such GPU, or too little memory on it.
         """
@@ -66,6 +66,8 @@ def stage_runners(
             if isinstance(module, nn.Linear | nn.Conv2d) and not name.startswith(_FULL):
                 module.to(torch.bfloat16)
     record = device.type == "cuda"
+    if device.index is not None and record:
+        torch.cuda.set_device(device)
     pool = torch.cuda.graph_pool_handle() if record else None
     return {
         graph.stage: Replayed(_Prepare(graph, device, precision), record, pool) for graph in graphs

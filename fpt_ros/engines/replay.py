@@ -61,15 +61,17 @@ class Replayed:
             else each.clone(memory_format=torch.contiguous_format)
             for name, each in inputs.items()
         }
-        launch = self._prepare(buffers)
-        return _Work(buffers, _recorded(launch, self._pool) if self._record else launch)
+        prepared = self._prepare(buffers)
+        launch = _recorded(prepared, self._pool) if self._record else prepared
+        return _Work(buffers, prepared, launch)
 
 
 class _Work:
     """The work of one size."""
 
-    def __init__(self, buffers: Mapping[str, Tensor], launch: Launch) -> None:
+    def __init__(self, buffers: Mapping[str, Tensor], prepared: Launch, launch: Launch) -> None:
         self._buffers = {name: each for name, each in buffers.items() if not name.startswith(FIXED)}
+        self._prepared = prepared  # owns what a recording of it reads and writes
         self._launch = launch
 
     def run(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

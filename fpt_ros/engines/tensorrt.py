@@ -78,7 +78,7 @@ def build(
     """
     for graph in stage_graphs(model):
         on_stage(graph.stage)
-        plan = build_plan(graph, onnx_bytes(graph, precision))
+        plan = build_plan(graph, onnx_bytes(graph, precision), exact=precision == "fp32")
         (folder / f"{graph.stage}.plan").write_bytes(plan)
 
 
@@ -100,11 +100,18 @@ def onnx_bytes(graph: StageGraph, precision: Precision) -> bytes:
     return onnx_ir.to_proto(exported).SerializeToString()
 
 
-def build_plan(graph: StageGraph, onnx: bytes, capabilities: Sequence[str] = ()) -> Any:
+def build_plan(
+    graph: StageGraph, onnx: bytes, exact: bool = False, capabilities: Sequence[str] = ()
+) -> Any:
     """A serialised plan, as a buffer; see `build`.
 
-    capabilities: names like "SM89" of the GPUs to build for, which need not be there;
-    `tensorrt_rtx` only.
+    Args:
+        graph: the stage.
+        onnx: what `onnx_bytes` makes of it.
+        exact: do not round the factors of float32 products to TF32, which has as many digits as
+            float16.
+        capabilities: names like "SM89" of the GPUs to build for, which need not be there;
+            `tensorrt_rtx` only.
     """
     trt, log = _trt(), _log()
     log.errors.clear()
@@ -116,6 +123,8 @@ def build_plan(graph: StageGraph, onnx: bytes, capabilities: Sequence[str] = ())
             reasons = [parser.get_error(index).desc() for index in range(parser.num_errors)]
             raise EngineError(f"TensorRT cannot read the stage {graph.stage}: {'; '.join(reasons)}")
         config = builder.create_builder_config()
+        if exact:
+            config.clear_flag(trt.BuilderFlag.TF32)
         if capabilities:
             config.num_compute_capabilities = len(capabilities)
             for index, name in enumerate(capabilities):
@@ -164,7 +173,8 @@ class TensorRtEngine(StagedEngine):
         Raises EngineError: no GPU, no package, or a plan that is broken or of another version.
         """
         describe(device)
-        torch.cuda.set_device(device.index or 0)
+        if device.index is not None:
+            torch.cuda.set_device(device)
         scratch = _Scratch()
         plans = {stage: _Plan(folder / f"{stage}.plan", scratch) for stage in get_args(Stage)}
         super().__init__(
@@ -217,7 +227,7 @@ class _Plan:
         self._scratch = scratch
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         self._outputs = [name for name in names if self._mode(name) == trt.TensorIOMode.OUTPUT]
-        self.is_rtx = hasattr(trt, "CudaGraphStrategy")
+        self.is_rtx = trt.__name__ == "tensorrt_rtx"
         if self.is_rtx:
             self._config = self._engine.create_runtime_config()
             self._config.set_execution_context_allocation_strategy(
@@ -237,7 +247,8 @@ class _Plan:
             raise EngineError(f"TensorRT cannot prepare a stage: {log.last_error()}")
         stream.synchronize()
         for name, each in buffers.items():
-            context.set_input_shape(name, tuple(each.shape))
+            if not context.set_input_shape(name, tuple(each.shape)):
+                raise EngineError(f"TensorRT refuses {name} {list(each.shape)}: {log.last_error()}")
             context.set_tensor_address(name, each.data_ptr())
         outputs = {name: self._output(name, context) for name in self._outputs}
         for name, each in outputs.items():
@@ -245,8 +256,7 @@ class _Plan:
         memory = self._scratch.at_least(context.update_device_memory_size_for_shapes())
         context.set_device_memory(memory.data_ptr(), memory.numel())
 
-        def launch() -> Mapping[str, Tensor]:
-            assert memory.numel()  # in use for as long as this function is
+        def launch(used: Tensor = memory) -> Mapping[str, Tensor]:
             if not context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
                 raise EngineError(f"TensorRT failed: {log.last_error()}")
             return outputs

@@ -52,6 +52,6 @@ def model(request):
 
 @pytest.fixture(scope="session")
 def onnx_graphs(model):
-    """All stages with their graphs in float32, exported once."""
-    pytest.importorskip("onnxscript", reason="pip install 'fpt_ros[tensorrt]'")
-    return [(graph, graph.onnx()) for graph in stage_graphs(model)]
+    """All stages with their graphs in float32, as protobuf, exported once."""
+    onnx_ir = pytest.importorskip("onnx_ir", reason="pip install 'fpt_ros[tensorrt]'")
+    return [(graph, onnx_ir.to_proto(graph.onnx())) for graph in stage_graphs(model)]

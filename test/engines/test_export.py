@@ -1,18 +1,24 @@
 """The exported graphs, run by OpenVINO on the CPU, against the network in PyTorch."""
 
+from functools import partial
+
 import pytest
 import torch
+
+from fpt_ros.core.engine import TorchEngine
+from fpt_ros.engines.staged import StagedEngine
 
 openvino = pytest.importorskip("openvino")
 onnx_ir = pytest.importorskip("onnx_ir", reason="pip install 'fpt_ros[tensorrt]'")
 
+from fpt_ros.engines.precision import halve_products  # noqa: E402
 
-def compiled(graph, onnx_model):
+
+def compiled(graph, onnx):
     """A function from and to tensors by name."""
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    data = onnx_ir.to_proto(onnx_model).SerializeToString()
     core = openvino.Core()
-    network = core.compile_model(core.read_model(data), "CPU", options)
+    network = core.compile_model(core.read_model(onnx.SerializeToString()), "CPU", options)
     assert {port.any_name for port in network.inputs} == set(graph.inputs)
 
     def run(**inputs):
@@ -140,3 +146,36 @@ def test_pokes_then_points(model, graphs, image, camera_static, candidates, n_po
         used_mask = torch.full((1, candidates, 1), used)
         answer = questions.advance(conditioned, more_xy, more_flow, used_mask, points, relative)
         near(answer["raw"], expected)
+
+
+def test_half_precision_in_the_products_only(model, onnx_graphs, image):
+    def halved(onnx):
+        graph = onnx_ir.from_proto(onnx)
+        halve_products(graph, onnx_ir.DataType.FLOAT16)
+        return onnx_ir.to_proto(graph)
+
+    run = {
+        graph.stage: compiled(graph, onnx if graph.stage == "embed" else halved(onnx))
+        for graph, onnx in onnx_graphs
+    }
+    engine = StagedEngine(
+        model.config,
+        torch.device("cpu"),
+        {stage: partial(_call, function) for stage, function in run.items()},
+        torch.float16,
+    )
+    points = torch.rand(1, 2, 9, 2)
+    for n_pokes in (0, 3):
+        poke_xy, poke_flow = torch.rand(1, 2, n_pokes, 2), 0.3 * torch.randn(1, 2, n_pokes, 2)
+        actual, expected = (
+            each.query(
+                frame := each.encode(image), each.condition(frame, poke_xy, poke_flow), points
+            )
+            for each in (engine, TorchEngine(model))
+        )
+        error = (actual - expected).square().mean().sqrt() / expected.std()
+        assert 1e-6 < error < 5e-3
+
+
+def _call(function, inputs):
+    return function(**inputs)

@@ -19,24 +19,27 @@ def rtx():
 @pytest.mark.integration
 def test_every_graph_compiles(rtx, onnx_graphs):
     import onnx_ir
+    from onnx import checker
 
     from fpt_ros.engines.precision import halve_products
 
-    for graph, onnx in onnx_graphs:
+    for graph, proto in onnx_graphs:
         if graph.stage != "embed":
-            onnx = onnx.clone()
+            onnx = onnx_ir.from_proto(proto)
             halve_products(onnx, onnx_ir.DataType.BFLOAT16)
-        data = onnx_ir.to_proto(onnx).SerializeToString()
-        plan = tensorrt.build_plan(graph, data, ["SM89"])
+            proto = onnx_ir.to_proto(onnx)
+        checker.check_model(proto, full_check=True)
+        data = proto.SerializeToString()
+        plan = tensorrt.build_plan(graph, data, capabilities=["SM89"])
         assert plan.nbytes > 100_000
 
 
 def test_refuses_what_is_no_graph(rtx, model):
     graph = tensorrt.stage_graphs(model)[0]
     with pytest.raises(EngineError, match="cannot read the stage encode"):
-        tensorrt.build_plan(graph, b"not ONNX", ["SM89"])
+        tensorrt.build_plan(graph, b"not ONNX", capabilities=["SM89"])
     with pytest.raises(EngineError, match="SM12345"):
-        tensorrt.build_plan(graph, b"", ["SM12345"])
+        tensorrt.build_plan(graph, b"", capabilities=["SM12345"])
 
 
 @no_gpu
