@@ -19,8 +19,9 @@ from torch import Tensor
 _ISA = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16",
         "asimddp", "bf16", "i8mm", "sve")  # fmt: skip
 _PACKAGES = ("torch", "openvino", "onnxruntime", "tensorrt", "tensorrt_rtx", "numpy")
-_SIDE = 1536  # of the matrices to multiply
-_BUFFER_BYTES = 1 << 28  # far beyond every cache
+_SIDE = 1024  # of the matrices to multiply
+PRODUCT_FLOPS = 2.0 * _SIDE**3
+TRAFFIC_BYTES = 1 << 27  # beyond every cache
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -41,16 +42,16 @@ def describe(device: torch.device) -> dict[str, Any]:
     }
 
 
-def arithmetic(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], Tensor], float]:
-    """A product of large matrices to time, and its floating-point operations."""
+def product(device: torch.device, dtype: torch.dtype) -> Callable[[], Tensor]:
+    """A product of large matrices to time, of PRODUCT_FLOPS."""
     a, b = (torch.randn(_SIDE, _SIDE, device=device).to(dtype) for _ in range(2))
-    return lambda: a @ b, 2.0 * _SIDE**3
+    return lambda: a @ b
 
 
-def traffic(device: torch.device) -> tuple[Callable[[], Tensor], float]:
-    """A pass over a large buffer to time, and the bytes it reads."""
-    buffer = torch.ones(_BUFFER_BYTES // 4, device=device)
-    return lambda: buffer.sum(), float(_BUFFER_BYTES)
+def traffic(device: torch.device) -> Callable[[], Tensor]:
+    """A pass over a large buffer to time, which reads TRAFFIC_BYTES."""
+    buffer = torch.ones(TRAFFIC_BYTES // 4, device=device)
+    return lambda: buffer.sum()
 
 
 class PeakMemory:

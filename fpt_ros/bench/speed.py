@@ -79,18 +79,17 @@ def run(
     ]
     if not cases:
         raise InvalidInputError(f"no case has {' or '.join(map(repr, plan.only))} in its name")
-    dtype = _DTYPES.get(engine.precision, torch.float32)
-    product, flops = machine.arithmetic(engine.device, dtype)
-    reading, n_bytes = machine.traffic(engine.device)
+    dtypes = (_DTYPES.get(engine.precision, torch.float32), torch.float32)
+    products = [machine.product(engine.device, dtype) for dtype in dtypes]
     limits = [
-        Case("product of matrices", product, flops=flops),
-        Case("reading of memory", reading, bytes_moved=n_bytes),
+        Case("limit", run, calls_per_turn=20) for run in (*products, machine.traffic(engine.device))
     ]
     timings: list[Timings] = []
     turns = measure([*limits, *cases], engine.device, plan.turns, plan.calls_per_turn)
     for turn, so_far in enumerate(turns):
         timings = so_far
         on_progress(turn)
-    arithmetic, traffic, *rest = timings
-    peaks = Peaks(flops / min(arithmetic.calls_s), n_bytes / min(traffic.calls_s))
-    return [row(each, peaks) for each in rest], peaks
+    product, product_fp32, traffic = (each.fastest_s for each in timings[: len(limits)])
+    flops = machine.PRODUCT_FLOPS
+    peaks = Peaks(flops / product, flops / product_fp32, machine.TRAFFIC_BYTES / traffic)
+    return [row(each, peaks) for each in timings[len(limits) :]], peaks
