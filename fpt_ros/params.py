@@ -46,8 +46,8 @@ class Settings:
     )
     engine: str = _parameter(
         "auto",
-        "What runs the network; auto: the fastest for the machine. PyTorch serves while it is built, "
-        "and if it fails.",
+        "What runs the network; auto: the fastest for the machine. PyTorch serves while it is "
+        "built, and if it fails.",
         choices=("auto", "openvino", "tensorrt", "cuda", "torch"),
     )
     precision: str = _parameter(

@@ -35,13 +35,13 @@ ARGUMENTS = [
     DeclareLaunchArgument("depth", default_value="depth", description="topic with depth images"),
     DeclareLaunchArgument("checkpoint", default_value="", description="file with the weights"),
     DeclareLaunchArgument("engine", default_value="", description="what runs the network"),
+    DeclareLaunchArgument("device", default_value="", description="auto, cpu, cuda or cuda:N"),
     DeclareLaunchArgument(
         "build_only",
         default_value="false",
         choices=SWITCH,
         description="build the engine, if it is not there, and end",
     ),
-    DeclareLaunchArgument("device", default_value="", description="auto, cpu, cuda or cuda:N"),
     DeclareLaunchArgument(
         "surprise_period_s",
         default_value="",
