@@ -19,8 +19,8 @@ from rosbags.interfaces import Connection, ConnectionExtRosbag2, Qos
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
-from ruamel.yaml import YAML
 
+from fpt_ros.bag_files import messages_of, open_files
 from fpt_ros.core.errors import FptError, InvalidInputError
 from fpt_ros.share import shared_folder
 
@@ -42,7 +42,10 @@ class BagTopic:
 
 
 class BagReader:
-    """A rosbag2 folder, or one of its .mcap or .db3 files.
+    """A rosbag2 folder, or one of its .mcap or .db3 files, compressed or not.
+
+    Of a recording that was not closed, or is cut off or damaged, what is readable is read;
+    `damages` says what is not.
 
     Raises:
         BagError: from any method; names the file and the reason.
@@ -52,17 +55,21 @@ class BagReader:
         self.path = Path(path)
         self._stack = ExitStack()
         try:
-            self._readers = [
-                self._stack.enter_context(Reader(file)) for file in _storage_files(self.path)
-            ]
-            filled = [reader for reader in self._readers if reader.message_count]
+            self._files = open_files(self.path, self._stack)
+            readers = self._files.readers
+            filled = [reader for reader in readers if reader.message_count]
             self.message_count = sum(reader.message_count for reader in filled)
             self.start_ns = min((reader.start_time for reader in filled), default=0)
             self.end_ns = max((reader.end_time for reader in filled), default=0)
-            self._topics = _merged_topics(c for reader in self._readers for c in reader.connections)
+            self._topics = _merged_topics(c for reader in readers for c in reader.connections)
         except Exception as error:  # the parser meets untrusted bytes and raises many types
             self._stack.close()
             raise _bag_error(self.path, error) from error
+
+    @property
+    def damages(self) -> list[str]:
+        """What cannot be read of the recording, known so far."""
+        return list(self._files.damages)
 
     @property
     def topics(self) -> list[BagTopic]:
@@ -87,10 +94,12 @@ class BagReader:
 
         def of_file(reader: Reader) -> Iterator[tuple[Connection, int, bytes]]:
             wanted = [c for c in reader.connections if topics is None or c.topic in topics]
-            return reader.messages(wanted, start_ns, stop_ns) if wanted else iter(())
+            if not wanted:
+                return iter(())
+            return messages_of(self._files, reader, wanted, start_ns, stop_ns)
 
         try:
-            streams = [of_file(reader) for reader in self._readers]
+            streams = [of_file(reader) for reader in self._files.readers]
             for connection, stamp_ns, cdr in heapq.merge(*streams, key=lambda item: item[1]):
                 yield self._topics[connection.topic, connection.msgtype], stamp_ns, cdr
         except GeneratorExit:
@@ -103,29 +112,6 @@ class BagReader:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-
-
-def _storage_files(path: Path) -> list[Path]:
-    """Files to open one by one.
-
-    A folder is opened as a whole only when it is compressed: matching the topics of its files with
-    those of metadata.yaml loses messages silently where the two disagree about QoS.
-    """
-    if not path.exists():
-        raise FileNotFoundError("no such file or folder")
-    if path.is_file():
-        return [path]
-    metadata = path / "metadata.yaml"
-    if metadata.is_file():
-        info = YAML(typ="safe").load(metadata.read_text())["rosbag2_bagfile_information"]
-        files = [path / Path(name).name for name in info["relative_file_paths"]]
-        if missing := [file.name for file in files if not file.is_file()]:
-            raise FileNotFoundError(f"metadata.yaml names files that are missing: {missing}")
-        compressed = info.get("compression_mode", "").lower() not in ("", "none")
-        return [path] if compressed else files
-    if files := sorted(file for file in path.iterdir() if file.suffix in (".mcap", ".db3")):
-        return files
-    raise FileNotFoundError("the folder holds neither metadata.yaml nor a .mcap or .db3 file")
 
 
 def _merged_topics(connections: Iterator[Connection]) -> dict[tuple[str, str], BagTopic]:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from rosbags.typesys.store import Typestore
 
 from fpt_ros.bags import BagError, BagReader, BagTopic, typestore_for
 from fpt_ros.core.errors import InvalidInputError
@@ -173,12 +174,9 @@ class BagFootage:
             if topic.type_name != self._topic.type_name:
                 continue
             try:
-                message: Any = self._types.deserialize_cdr(cdr, topic.type_name)
-                rgb = image_to_rgb(message)
-                stamp = message.header.stamp
-                stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
-            except Exception as error:  # the parser meets untrusted bytes and raises many types
-                skipped[f"undecodable image ({_short(error)})"] += 1
+                rgb, stamp_ns = decoded_image(self._types, topic.type_name, cdr)
+            except InvalidInputError as error:
+                skipped[f"undecodable image ({short_reason(error)})"] += 1
                 continue
             if stamp_ns == 0:
                 skipped["image without a stamp (time of recording used)"] += 1
@@ -193,7 +191,23 @@ class BagFootage:
             yield Frame((stamp_ns - origin_ns) * 1e-9, follows, rgb)
 
 
-def _short(error: Exception) -> str:
+def decoded_image(types: Typestore, type_name: str, cdr: bytes) -> tuple[NDArray[np.uint8], int]:
+    """RGB [H, W, 3] and header stamp (ns; 0 = not set) of a serialised image.
+
+    Raises:
+        InvalidInputError: says why it cannot be decoded.
+    """
+    try:
+        message: Any = types.deserialize_cdr(cdr, type_name)
+        stamp = message.header.stamp
+        return image_to_rgb(message), stamp.sec * 1_000_000_000 + stamp.nanosec
+    except InvalidInputError:
+        raise
+    except Exception as error:  # the parser meets untrusted bytes and raises many types
+        raise InvalidInputError(f"no message of its type: {error or type(error)}") from error
+
+
+def short_reason(error: Exception) -> str:
     """The reason without its numbers, so that equal ones are counted together."""
     return re.sub(r"\d+", "N", str(error) or type(error).__name__)[:80]
 

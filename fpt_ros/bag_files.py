@@ -1,0 +1,287 @@
+"""The files of a recording, opened one by one: whole, compressed, cut off or damaged ones.
+
+`rosbags` parses them. What it does not do is done here: a limit on what compressed data may expand
+to, and reading what is left of a file that was never closed or has lost its end.
+"""
+
+import io
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from rosbags.interfaces import Connection
+from rosbags.rosbag2 import Reader, storage_mcap
+from rosbags.rosbag2.storage_mcap import zstd
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+MAX_EXPANDED_BYTES = 256 << 20
+"""Most that a compressed message or chunk may expand to: more than any camera's image has."""
+_MAX_FILE_RATIO = 100
+"""A compressed file may be so many times larger: images never are."""
+_SPARE_DISK_BYTES = 256 << 20
+
+_MCAP_MAGIC = b"\x89MCAP0\r\n"
+# A footer that says there is no summary: the reader then looks at the records themselves.
+_MCAP_END = b"\x02" + struct.pack("<QQQI", 20, 0, 0, 0) + _MCAP_MAGIC
+_MCAP_CHUNK = 0x06
+_MCAP_LAST_DATA = 0x0E  # records of other kinds mean that the data is over, or garbage
+_MCAP_DATA_END = 0x0F
+
+Stream = Iterator[tuple[Connection, int, bytes]]
+
+
+@dataclass
+class OpenedFiles:
+    """Readers of a recording's files. `damages` says what cannot be read of them."""
+
+    readers: list[Reader] = field(default_factory=list)
+    damages: list[str] = field(default_factory=list)
+    messages_compressed: bool = False
+
+
+def open_files(path: Path, stack: ExitStack) -> OpenedFiles:
+    """Open a rosbag2 folder, or one of its files, for as long as `stack` is open.
+
+    Raises OSError, or whatever the parser meets, when nothing of it can be read.
+    """
+    opened = OpenedFiles()
+    files, mode = _storage_files(path, opened.damages)
+    opened.messages_compressed = mode == "message"
+    for number, file in enumerate(files, 1):
+        is_last_hope = number == len(files) and not opened.readers
+        _open_file(file, stack, opened, must_open=is_last_hope)
+    return opened
+
+
+def _open_file(file: Path, stack: ExitStack, opened: OpenedFiles, must_open: bool) -> None:
+    try:
+        plain = _expanded(file, stack) if file.suffix == ".zstd" else file
+        opened.readers.append(_reader(plain, stack, opened.damages))
+    except Exception as error:  # the parser meets untrusted bytes and raises many types
+        if must_open:
+            raise
+        opened.damages.append(f"{file.name} cannot be read: {error or type(error).__name__}")
+
+
+def messages_of(
+    opened: OpenedFiles, reader: Reader, wanted: list[Connection], start_ns: Any, stop_ns: Any
+) -> Stream:
+    """Messages of one file, in the order in which the file gives them."""
+    for connection, stamp_ns, data in reader.messages(wanted, start_ns, stop_ns):
+        cdr = _bounded_zstd(data, MAX_EXPANDED_BYTES) if opened.messages_compressed else data
+        yield connection, stamp_ns, cdr
+
+
+# ---- which files ------------------------------------------------------------------------------
+
+
+def _storage_files(path: Path, damages: list[str]) -> tuple[list[Path], str]:
+    """Files of a recording, and how it is compressed."""
+    if not path.exists():
+        raise FileNotFoundError("no such file or folder")
+    if path.is_file():
+        return [path], ""
+    found = sorted(
+        file
+        for file in path.iterdir()
+        if {".mcap", ".db3"} & {file.suffix, Path(file.stem).suffix}
+        and file.suffix in (".mcap", ".db3", ".zstd")
+    )
+    metadata = path / "metadata.yaml"
+    if metadata.is_file():
+        try:
+            info = YAML(typ="safe").load(metadata.read_text())["rosbag2_bagfile_information"]
+            files = [path / Path(name).name for name in info["relative_file_paths"]]
+            mode = str(info.get("compression_mode", "")).lower()
+        except (YAMLError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+            if not found:
+                raise ValueError(f"metadata.yaml is damaged: {error}") from error
+            damages.append("metadata.yaml is damaged; the files beside it are read")
+            return found, ""
+        missing = [file.name for file in files if not file.is_file()]
+        if missing and len(missing) == len(files):
+            raise FileNotFoundError(f"metadata.yaml names files that are missing: {missing}")
+        if missing:
+            damages.append(f"metadata.yaml names files that are missing: {missing}")
+        return [file for file in files if file.is_file()], mode
+    if found:
+        damages.append("no metadata.yaml: the recording may not have been closed")
+        return found, ""
+    raise FileNotFoundError("the folder holds neither metadata.yaml nor a .mcap or .db3 file")
+
+
+def _expanded(file: Path, stack: ExitStack) -> Path:
+    """Decompress a file into a temporary folder: a database needs random access."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fpt_bag_")))
+    limit = min(
+        _MAX_FILE_RATIO * file.stat().st_size, shutil.disk_usage(folder).free - _SPARE_DISK_BYTES
+    )
+    plain = folder / file.stem
+    written = 0
+    with zstd.open(file, "rb") as source, plain.open("wb") as target:
+        while block := source.read(1 << 20):
+            written += len(block)
+            if written > limit:
+                raise OSError(
+                    f"{file.name} expands to more than {max(limit, 0) / 1e6:.0f} MB, which is more "
+                    f"than {_MAX_FILE_RATIO} times its size or than {folder.parent} has left"
+                )
+            target.write(block)
+    return plain
+
+
+# ---- limits -----------------------------------------------------------------------------------
+
+
+def _bounded_zstd(data: bytes, limit: int) -> bytes:
+    return _bounded(zstd.ZstdDecompressor, data, limit)
+
+
+def _bounded_lz4(data: bytes, limit: int) -> bytes:
+    from lz4.frame import LZ4FrameDecompressor
+
+    return _bounded(LZ4FrameDecompressor, data, limit)
+
+
+def _bounded(make: Callable[[], Any], data: bytes, limit: int) -> bytes:
+    """Decompress frames to at most `limit` bytes. Raises ValueError when there is more."""
+    if limit > MAX_EXPANDED_BYTES:
+        raise ValueError(
+            f"compressed data claims {limit} bytes; up to {MAX_EXPANDED_BYTES} are accepted"
+        )
+    whole = bytearray()
+    while data:
+        frame = make()
+        whole += frame.decompress(data, max_length=limit + 1 - len(whole))
+        if len(whole) > limit:
+            raise ValueError(f"compressed data expands to more than {limit} bytes")
+        if not frame.eof:
+            raise ValueError("compressed data is cut off")
+        data = frame.unused_data or b""
+    return bytes(whole)
+
+
+# The parser looks its decompressors up here, and calls them with the size that a chunk claims.
+storage_mcap.DECOMPRESSORS.update(zstd=_bounded_zstd, lz4=_bounded_lz4)
+
+
+# ---- files without an end ---------------------------------------------------------------------
+
+
+def _reader(file: Path, stack: ExitStack, damages: list[str]) -> Reader:
+    try:
+        return stack.enter_context(Reader(file))
+    except Exception:
+        if file.suffix != ".mcap":
+            raise
+        size = file.stat().st_size
+        for check in (False, True):
+            end = _end_of_records(file, check)
+            try:
+                reader = stack.enter_context(Reader(_CutMcap(file, end)))  # type: ignore[arg-type]
+            except Exception:  # a damaged chunk: look for it
+                continue
+            damages.append(
+                f"{file.name} was not closed, or is cut off or damaged: {end / 1e6:.1f} of "
+                f"{size / 1e6:.1f} MB can be read"
+            )
+            return reader
+        raise
+
+
+def _end_of_records(file: Path, check_chunks: bool) -> int:
+    """Where the last whole record of an MCAP's data ends."""
+    size = file.stat().st_size
+    with file.open("rb") as content:
+        end = len(_MCAP_MAGIC)
+        while True:
+            content.seek(end)
+            head = content.read(9)
+            if len(head) < 9 or head[0] == 0 or head[0] > _MCAP_LAST_DATA:
+                return end
+            length = int.from_bytes(head[1:], "little")
+            if end + 9 + length > size or head[0] == 0x02:
+                return end
+            if check_chunks and head[0] == _MCAP_CHUNK and not _is_sound(content, length):
+                return end
+            end += 9 + length
+
+
+def _is_sound(content: BinaryIO, length: int) -> bool:
+    """Whether a chunk, whose record begins here, can be decompressed."""
+    try:
+        _, _, expanded, crc = struct.unpack("<QQQI", content.read(28))
+        name = content.read(int.from_bytes(content.read(4), "little") & 0xFF).decode()
+        packed = int.from_bytes(content.read(8), "little")
+        if 28 + 4 + len(name) + 8 + packed != length:
+            return False
+        storage_mcap.decompress(content.read(packed), name, expanded, crc)
+    except Exception:  # decompressors raise many types
+        return False
+    return True
+
+
+class _CutMcap(os.PathLike[str]):
+    """An MCAP file up to a position, with a proper end: what `rosbags` needs of a path."""
+
+    suffix = ".mcap"
+
+    def __init__(self, file: Path, end: int) -> None:
+        self._file = file
+        self._end = end
+
+    def __fspath__(self) -> str:
+        return str(self._file)
+
+    def exists(self) -> bool:
+        return True
+
+    def is_dir(self) -> bool:
+        return False
+
+    def open(self, mode: str) -> BinaryIO:
+        assert mode == "rb"
+        return io.BufferedReader(_Joined(self._file.open("rb"), self._end, _MCAP_END), 1 << 18)
+
+
+class _Joined(io.RawIOBase):
+    """The first bytes of a file, followed by other bytes."""
+
+    def __init__(self, file: BinaryIO, end: int, tail: bytes) -> None:
+        self._file = file
+        self._end = end
+        self._tail = tail
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = (0, self._position, self._end + len(self._tail))[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        if self._position < self._end:
+            self._file.seek(self._position)
+            piece = self._file.read(min(len(buffer), self._end - self._position))
+        else:
+            start = self._position - self._end
+            piece = self._tail[start : start + len(buffer)]
+        buffer[: len(piece)] = piece
+        self._position += len(piece)
+        return len(piece)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
