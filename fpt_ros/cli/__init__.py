@@ -17,6 +17,8 @@ COMMANDS = {
     "engine": "build the engine that runs the network fast on this machine, list what is built",
     "play": "publish a recording, for machines without `ros2 bag`",
     "record": "record topics, for machines without `ros2 bag`",
+    "bag": "what a recording holds, and what of it can be learned from",
+    "tracks": "turn recordings into training data",
     "scenes": "make training data in the procedural world",
     "train": "train a model on such data",
     "evaluate": "measure a model and the baselines",

@@ -22,7 +22,7 @@ from fpt_ros.core.errors import FptError, InvalidInputError
 from fpt_ros.data.blocks import Block, plan_blocks
 from fpt_ros.data.footage import Footage, Frame, open_footage
 from fpt_ros.data.tarfiles import add_file, jpeg, new_shard, npz, remove_stale
-from fpt_ros.data.tracks import PointTracker
+from fpt_ros.data.tracks import PointTracker, one_opencv_thread
 from fpt_ros.data.tracks.classical import ClassicalTracker
 from fpt_ros.data.windows import ClipSample, ClipSettings, clip_samples
 
@@ -90,7 +90,7 @@ def make_shards(
         OSError: the disk is full, or not writable.
     """
     tracker = tracker or ClassicalTracker()
-    with open_footage(sources, topics, image_rate_hz) as footage:
+    with one_opencv_thread(), open_footage(sources, topics, image_rate_hz) as footage:
         recordings = list(dict.fromkeys(each.recording for each in footage))
         durations_s = [
             max(each.duration_s for each in footage if each.recording == name)

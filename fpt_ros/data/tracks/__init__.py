@@ -6,10 +6,12 @@ and which of these answers can be relied on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,3 +46,17 @@ class PointTracker(Protocol):
             later: the K frames at which they are wanted, rising.
         """
         ...
+
+
+@contextmanager
+def one_opencv_thread() -> Iterator[None]:
+    """Keep OpenCV to one thread, as is right for work in the background.
+
+    Its threads give way while they wait for one another: on a busy machine hardly anything happens.
+    """
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)

@@ -1,12 +1,21 @@
-"""How well a tracker does where the truth is known: videos made of cut-outs that move."""
+"""How well a tracker does where the truth is known: videos made of cut-outs that move.
+
+Run `python -m fpt_ros.data.tracks.accuracy`.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import tyro
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
 
 from fpt_ros.data.samples import cell_centres
-from fpt_ros.data.tracks import PointTracker
+from fpt_ros.data.tracks import PointTracker, one_opencv_thread
+from fpt_ros.data.tracks.choice import choose_tracker
 from fpt_ros.data.tracks.synthetic import known_clip
 
 MOVES_PX = 4.48  # 1 % of the side
@@ -52,3 +61,29 @@ def _summary(frame: int, rows: NDArray[np.float64]) -> dict[str, float]:
     both = error[kept]
     row["all kept: off by > 4 px"] = float((both >= 4).mean()) if len(both) else np.nan
     return row
+
+
+def main(
+    clips: int = 16,
+    tracker: str = "classical",
+    tracker_weights: Path | None = None,
+    device: str = "cpu",
+) -> None:
+    """Measure a tracker on synthetic videos of 448 px and print a table.
+
+    Args:
+        clips: number of videos; their seeds are 0, 1, ...
+        tracker: classical, cotracker3 or tapnext
+        tracker_weights: file with the weights of a learned tracker
+        device: torch device of a learned tracker
+    """
+    with one_opencv_thread():
+        rows = measure(choose_tracker(tracker, tracker_weights, device), range(clips))
+    table = Table("", *(f"{row['frames']:.0f} frames" for row in rows))
+    for name in list(rows[0])[1:]:
+        table.add_row(name, *(f"{row[name]:.3f}" for row in rows))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -5,8 +5,8 @@ Three kinds of points are told apart, since no single method serves them all:
 * Where the picture shows the same at the end as at the beginning, and has texture there, the point
   has not moved (or is back, or was hidden for a while): its motion is zero.
 * Where it has changed, the point is followed with pyramidal Lucas-Kanade from frame to frame. It
-  is believed if following it back leads to where it began, if dense inverse search between the two
-  frames alone agrees, and if its surroundings look alike: a hidden point fails one of these.
+  is believed if following it back leads to where it began, if dense inverse search agrees, which
+  looks at the two ends only, and if its surroundings look alike: a hidden point fails one of these.
 * Where it has not changed and has no texture, nothing can be followed. A plain region counts as
   static if its rim, where it differs from its neighbours, has mostly not changed. The inside of a
   plain thing that moves looks unchanged too, but its rim has changed.
@@ -91,11 +91,18 @@ class ClassicalTracker:
                 back, found = lucas_kanade(grey[s], grey[s - 1], back)
                 returned = returned & found
             valid[i] &= returned & (_length(back - points_px) < MAX_ROUND_TRIP_PX)
-            dense = self._dis.calc(grey[0], grey[t], None)
-            direct = points_px + _at(dense, points_px)
-            valid[i] &= _length(direct - place) < MAX_DISAGREEMENT_PX
+            agrees = self._dense_agrees(grey[0], points_px, grey[t], place)
+            if i > 0:  # or from where it was last believed: shorter ways are found more often
+                before = grey[later[i - 1]]
+                agrees |= valid[i - 1] & self._dense_agrees(before, xy[i - 1], grey[t], place)
+            valid[i] &= agrees
             valid[i] &= _correlation(grey[0], points_px, grey[t], place) > MIN_CORRELATION
         return Tracks(xy, valid)
+
+    def _dense_agrees(self, first: Grey, from_px: Floats, later: Grey, to_px: Floats) -> Mask:
+        """Whether dense inverse search leads from points [N, 2] to about the same places."""
+        flow = self._dis.calc(first, later, None)
+        return _length(from_px + _at(flow, from_px) - to_px) < MAX_DISAGREEMENT_PX
 
 
 def _texture(grey: Grey) -> Floats:

@@ -1,0 +1,91 @@
+"""`fpt tracks`: turn recordings into samples of motion to learn from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+def tracks(
+    sources: tyro.conf.Positional[tuple[Path, ...]],
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    topics: tuple[str, ...] = (),
+    horizon: float | None = None,
+    base: Path | None = None,
+    stride: float = 0.2,
+    test: bool = False,
+    image_px: int = 320,
+    grid: int = 64,
+    image_rate: float = 10.0,
+    tracker: str = "classical",
+    tracker_weights: Path | None = None,
+    device: str = "cpu",
+) -> int:
+    """Track what moves in bags, videos or folders of images, and write shards for training.
+
+    The recordings are split by blocks of time with gaps, so that nothing of validation is seen in
+    training. An interrupted run continues when it is called again. tracks.md and tracks.png in the
+    folder say what was kept and what was left out. Exit code 1: there was nothing to learn from.
+
+    Examples:
+      fpt tracks monday.mcap tuesday/ --topics /camera/image_raw --out data/robot
+      fpt tracks videos/ --horizon 0.5 --out data/videos
+
+    Args:
+        sources: rosbag2 folders or files, videos, folders of them, folders of images
+        out: folder of the shards
+        topics: image topics of the bags; default: all
+        horizon: seconds over which motion is measured; default: that of the base checkpoint
+        base: checkpoint that will be fine-tuned; default: the weights that come with the package
+        stride: seconds between the first images of samples
+        test: hold out a test split besides validation
+        image_px: side of the stored pictures
+        grid: points per side that are tracked
+        image_rate: images per second of folders of images
+        tracker: classical (no weights needed), cotracker3 or tapnext
+        tracker_weights: file with the weights of a learned tracker
+        device: torch device of a learned tracker
+    """
+    from rich.console import Console
+    from rich.markdown import Markdown
+    from rich.progress import Progress
+
+    from fpt_ros.data.clips import make_shards
+    from fpt_ros.data.clips_report import save_report
+    from fpt_ros.data.tracks.choice import choose_tracker
+    from fpt_ros.data.windows import ClipSettings
+
+    settings = ClipSettings(
+        _horizon_of(base) if horizon is None else horizon, stride, image_px, grid, test
+    )
+    chosen = choose_tracker(tracker, tracker_weights, device)
+    console = Console(stderr=True, highlight=False)
+    with Progress(console=console) as bar:
+        task = bar.add_task("opening", total=1.0)
+        report = make_shards(
+            sources,
+            topics,
+            out,
+            settings,
+            chosen,
+            image_rate,
+            lambda fraction, doing: bar.update(task, completed=fraction, description=doing),
+        )
+    Console().print(Markdown(save_report(out, report)))
+    print(f"written: {out}/tracks.md, {out}/*.tar")
+    return 0 if report.samples["train"] else 1
+
+
+def _horizon_of(base: Path | None) -> float:
+    """The time over which a checkpoint predicts, s."""
+    from fpt_ros.core.checkpoint import load_checkpoint
+    from fpt_ros.core.errors import InvalidInputError
+    from fpt_ros.weights import default_checkpoint
+
+    path = base or default_checkpoint()
+    horizon_s = load_checkpoint(path).horizon_s
+    if not horizon_s:
+        raise InvalidInputError(f"{path} does not say its horizon; give --horizon in seconds")
+    return horizon_s

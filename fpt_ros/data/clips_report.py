@@ -1,0 +1,116 @@
+"""What recordings gave, as Markdown and pictures of examples."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fpt_ros import draw
+from fpt_ros.data.clips import Report
+from fpt_ros.data.samples import BadSampleError, ShardIndex, ShardReader, cell_centres
+from fpt_ros.evaluate.metrics import REPORT_SIDE_PX
+
+_EXAMPLES_PER_SPLIT = 6
+_UNKNOWN = (70, 70, 75)
+
+
+def save_report(out: Path, report: Report) -> str:
+    """Write tracks.md and tracks.png into the folder of the shards; return the Markdown.
+
+    Raises OSError when they cannot be written.
+    """
+    panels = _examples(out, [split for split in report.samples if report.samples[split]])
+    if panels:
+        sheet = draw.sheet(panels, columns=3)
+        cv2.imwrite(str(out / "tracks.png"), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    text = _markdown(report, bool(panels))
+    (out / "tracks.md").write_text(text)
+    return text
+
+
+def _markdown(report: Report, pictures: bool) -> str:
+    lines = ["# Motion tracked in recordings", "", f"Tracker: {report.tracker}.", ""]
+    lines += [
+        "| split | footage, s | samples | points kept | points moving | mean motion of these, px "
+        "| longest, px | camera static |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for split in ("train", "val", "test"):
+        if report.footage_s[split]:
+            rows = [about for about in report.about if about["split"] == split]
+            lines.append(f"| {split} | {report.footage_s[split]:.1f} | {_row(rows)} |")
+    lines += [
+        "",
+        f"Pixels are those of a picture {REPORT_SIDE_PX} px wide, shares those of all points. "
+        "Points that are not kept were hidden, lost or could not be followed; nothing is learned "
+        "from them.",
+        "",
+        "| footage | samples | points kept | points moving | mean motion of these, px "
+        "| longest, px | camera static |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for family in sorted({about["family"] for about in report.about}):
+        rows = [about for about in report.about if about["family"] == family]
+        lines.append(f"| {family} | {_row(rows)} |")
+    lines += _counts("Left out", "first images without a sample, and cuts", report.dropped)
+    lines += _counts("Unusable", "images", report.skipped)
+    if pictures:
+        lines += ["", "![examples](tracks.png)", "", "Grey: not kept. Arrows: kept, and moving."]
+    return "\n".join(lines) + "\n"
+
+
+def _row(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return "0 | | | | |"
+    kept, moving, mean, longest, static = (
+        np.array([row[name] for row in rows], float)
+        for name in ("kept", "moving_share", "mean_flow", "largest_flow", "camera_static")
+    )
+    return (
+        f"{len(rows)} | {kept.mean():.0%} | {moving.mean():.1%} | "
+        f"{REPORT_SIDE_PX * mean.mean():.1f} | {REPORT_SIDE_PX * longest.max():.0f} | "
+        f"{static.mean():.0%}"
+    )
+
+
+def _counts(title: str, what: str, counts: Counter[str]) -> list[str]:
+    if not any(counts.values()):
+        return []
+    rows = [f"| {reason} | {n} |" for reason, n in counts.most_common() if n]
+    return ["", f"| {title.lower()} | {what} |", "|---|---|", *rows]
+
+
+def _examples(folder: Path, splits: list[str]) -> dict[str, NDArray[np.uint8]]:
+    """Pictures with what was tracked, by caption."""
+    reader = ShardReader()
+    panels = {}
+    for split in sorted(splits):
+        for view in ShardIndex.scan(folder, split).take(_EXAMPLES_PER_SPLIT).views:
+            outcome = view.outcomes[0]
+            try:
+                motion, rgb = reader.motion(outcome, 0.0), reader.image(outcome)
+            except BadSampleError:
+                continue
+            caption = f"{split}: {Path(view.family).name} {view.scene_seed}/{view.view}"
+            panels[caption] = draw_tracks(rgb, motion.flow, motion.valid)
+    return panels
+
+
+def draw_tracks(
+    rgb: NDArray[np.uint8], flow: NDArray[np.float32], valid: NDArray[np.bool_]
+) -> NDArray[np.uint8]:
+    """What was tracked: flow [G, G, 2] in image sides as arrows, points not kept in grey."""
+    side = len(rgb)
+    unknown = cv2.resize(
+        (~valid).astype(np.uint8), (side, side), interpolation=cv2.INTER_NEAREST
+    ).astype(bool)
+    picture = rgb.copy()
+    picture[unknown] = (0.3 * picture[unknown] + 0.7 * np.array(_UNKNOWN)).astype(np.uint8)
+    points = cell_centres(len(valid)) * side
+    steps = np.where(valid.reshape(-1, 1), flow.reshape(-1, 2) * side, np.nan)
+    return np.asarray(draw.draw_motion(picture, points, steps), np.uint8)
