@@ -30,15 +30,15 @@ _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 NAME = "tensorrt"
 PRECISIONS: tuple[Precision, ...] = ("bf16", "fp16", "fp32")
 
-# Ranges that are optimised for: the sizes to be fast at, and the largest. Memory is taken for the
-# sizes at hand, not for the largest. Few candidates with many points, many with few, and long
-# chains of pokes, as joint samples make them; `MotionPredictor` asks for nothing that does not fit,
-# but for more than 256 pokes at once.
+# Ranges that are optimised for: the size to be fastest at, and the largest. Few candidates with
+# many points, many with few, and the long chains of pokes of joint samples: all that
+# `MotionPredictor` asks of a candidate with at most 256 pokes. No tensor may have 2^31 numbers at
+# the largest sizes. Memory is taken for the sizes at hand.
 _PROFILES: tuple[dict[str, tuple[int, int]], ...] = (
     {C: (1, 16), R: (1, 256), P: (1, 256), Q: (1024, 4096)},
-    {C: (64, 256), R: (1, 64), P: (1, 64), Q: (64, 256)},
-    {C: (1024, 4096), R: (1, 16), P: (1, 16), Q: (4, 16)},
-    {C: (16, 256), R: (256, 4096), P: (1, 16), Q: (1, 16)},
+    {C: (64, 256), R: (1, 256), P: (1, 256), Q: (64, 256)},
+    {C: (1024, 4096), R: (1, 32), P: (1, 16), Q: (4, 16)},
+    {C: (16, 64), R: (256, 4096), P: (1, 256), Q: (1, 256)},
 )
 SHAPES = "; ".join(
     ", ".join(f"{axis} to {most}" for axis, (_, most) in profile.items()) for profile in _PROFILES

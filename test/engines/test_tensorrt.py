@@ -2,11 +2,14 @@
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 
+from fpt_ros.core import predictor
 from fpt_ros.core.errors import EngineError
 from fpt_ros.engines import tensorrt
+from fpt_ros.engines.staged import bucket
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
@@ -40,6 +43,26 @@ def test_refuses_what_is_no_graph(rtx, model):
         tensorrt.build_plan(graph, b"not ONNX", capabilities=["SM89"])
     with pytest.raises(EngineError, match="SM12345"):
         tensorrt.build_plan(graph, b"", capabilities=["SM12345"])
+
+
+@pytest.mark.parametrize("n_pokes", [0, 1, 3, 17, 64, 128, 255])
+@pytest.mark.parametrize("n_candidates", [1, 5, 16, 17, 63, 256, 300, 4096, 10000])
+def test_all_sizes_that_the_predictor_asks_for_are_built(n_candidates, n_pokes):
+    group = next(predictor._groups([np.zeros((n_pokes, 4), np.float32)] * n_candidates))
+    candidates = len(range(n_candidates)[group])
+    most = max(1, predictor._TOKENS // predictor._tokens(candidates, n_pokes))
+    pokes = 1 << max(0, n_pokes - 1).bit_length()
+    for n_points in (1, most):
+        size = {
+            tensorrt.C: bucket(candidates),
+            tensorrt.R: pokes,
+            tensorrt.P: pokes,
+            tensorrt.Q: bucket(n_points),
+        }
+        assert any(
+            all(each <= profile[axis][1] for axis, each in size.items())
+            for profile in tensorrt._PROFILES
+        ), size
 
 
 @no_gpu
