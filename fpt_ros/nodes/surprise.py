@@ -114,10 +114,7 @@ class LiveCheck:
             self._node.destroy_timer(self._timer)
             self._node.destroy_subscription(self._subscription)
         self._timer = self._subscription = None
-        self._forget()
-        if self._judge is not None:
-            self._judge.close()
-        self._judge = None
+        self._end()
 
     def put_image(self, image: Any, stamp_ns: int) -> None:
         """Keep an image for as long as a check may need it."""
@@ -191,7 +188,7 @@ class LiveCheck:
     def _tick(self) -> None:
         settings, now_s = self._settings(), time.monotonic()
         if not settings.surprise_period_s:
-            self._forget()
+            self._end()
             return
         if self._judge is None:
             self._judge = _Judge(self._outbox, self._on_outcome)
@@ -200,11 +197,14 @@ class LiveCheck:
         self._pending = [check for check in self._pending if not self._is_settled(check)]
         if self._pending or self._judge.busy_s or now_s < self._next_s:
             return
+        if not self._worker.statistics().images_processed:
+            return
+        self._next_s = now_s + settings.surprise_period_s
         if not self._horizon_ns():
-            self._next_s = now_s + settings.surprise_period_s
             self._skip("the checkpoint does not say what its horizon is")
-        elif self._images and self._worker.statistics().images_processed:
-            self._next_s = now_s + settings.surprise_period_s
+        elif not self._images:
+            self._skip("the images carry no stamps")
+        else:
             nothing = np.zeros((0, 4), np.float32)
             self._put_aside(None, Question(Header(), "", (nothing,), None), stamp_ns=0)
 
@@ -288,6 +288,12 @@ class LiveCheck:
         self._counts["not judged"] += 1
         self._reason = reason
         self._warn("live check", f"not judged: {reason}")
+
+    def _end(self) -> None:
+        self._forget()
+        if self._judge is not None:
+            self._judge.close()
+        self._judge = None
 
     def _forget(self, reason: str = "") -> None:
         self._images.clear()

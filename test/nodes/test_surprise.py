@@ -418,3 +418,9 @@ def test_the_node_judges_itself(make_bench, tmp_path):
     bench.node._live_check._judge.interrupt()
     bench.show_until(lambda: int(bench.reports()["live check: judged"]) > judged)
     assert int(bench.reports()["live check: not judged"]) >= 1
+
+    # Switched off, nothing runs.
+    process = bench.node._live_check._judge._process
+    bench.node.set_parameters([Parameter("surprise_period_s", value=0.0)])
+    bench.show_until(lambda: bench.node._live_check._judge is None)
+    assert process.wait(30.0) != 0
