@@ -26,7 +26,7 @@ setup: $(STAMP)
 # Editable: changed Python files need no new installation, changed messages do.
 $(STAMP): Makefile CMakeLists.txt constraints.txt package.xml pyproject.toml setup.py $(INTERFACES) $(wildcard cmake/*)
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --constraint constraints.txt --editable '.[demo,engines,scenes,train,test,colcon]'
+	$(RUN) -m pip install --constraint constraints.txt --editable '.[demo,engines,int8,scenes,train,test,colcon]'
 	touch $@
 
 demo: $(STAMP)

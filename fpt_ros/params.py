@@ -53,7 +53,7 @@ class Settings:
     precision: str = _parameter(
         "auto",
         "In which numbers; auto: the fastest that lose nothing that matters.",
-        choices=("auto", "fp32", "bf16", "fp16"),
+        choices=("auto", "fp32", "bf16", "fp16", "int8"),
     )
     engine_dir: str = _parameter(
         "", "Folder where built engines are kept; empty = ~/.cache/fpt_ros/engines."

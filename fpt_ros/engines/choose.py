@@ -25,7 +25,7 @@ from . import cache, openvino, parity, tensorrt
 from .cuda import CudaEngine
 
 EngineName = Literal["auto", "openvino", "tensorrt", "cuda", "torch"]
-PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
+PrecisionName = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 
 
 class Backend(Protocol):

@@ -24,6 +24,7 @@ from ..core.errors import EngineError
 from ..core.model import FlowPokeModel
 from ..core.transformer import PokeReference
 from .export import C, P, Q, R, Stage, StageGraph, stage_graphs
+from .quantize import quantized
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -32,8 +33,7 @@ if TYPE_CHECKING:
 
 NAME = "openvino"
 SHAPES = "any"  # sizes that change do so without limits
-_HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
-PRECISIONS = tuple(_HINTS)
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
 # Sizes to trace with; they differ, so that no two axes are taken for one.
 _EXAMPLE = {C: 2, R: 3, P: 4, Q: 5}
 
@@ -68,7 +68,10 @@ def build(
         on_stage(graph.stage)
         hint = _hint(graph.stage, precision)
         with _blamed(f"cannot compile the stage {graph.stage}"):
-            network = _with_small_keys(_converted(graph), hint)
+            network = _converted(graph)
+            if precision == "int8" and graph.stage == "encode":
+                network = quantized(network, model.config.encoder.input_px)
+            network = _with_small_keys(network, hint)
             compiled = _core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": hint})
             blob = compiled.export_model()
         (folder / f"{graph.stage}.blob").write_bytes(blob.getbuffer())
@@ -329,7 +332,7 @@ def _with_small_keys(network: ov.Model, hint: str) -> ov.Model:
     from openvino import Type
     from openvino.preprocess import PrePostProcessor
 
-    if hint != _HINTS["bf16"]:
+    if hint != "bf16":
         return network
     processor = PrePostProcessor(network)
     for ports, tensor in (
@@ -351,8 +354,10 @@ def _openvino() -> Any:
 
 
 def _hint(stage: Stage, precision: Precision) -> str:
-    """Sines and cosines of large angles do not survive bfloat16."""
-    return _HINTS["fp32" if stage == "embed" else precision]
+    """What OpenVINO is to compute in, where a graph is not quantised."""
+    if stage == "embed" or precision == "fp32":
+        return "f32"  # sines and cosines of large angles do not survive bfloat16
+    return "bf16" if precision == "bf16" or "BF16" in _capabilities() else "f32"
 
 
 @cache

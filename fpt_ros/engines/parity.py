@@ -90,7 +90,7 @@ def check(engine: Engine, reference: Engine) -> Parity:
 def _answers(engine: Engine) -> Iterator[Tensor]:
     """Raw answers to fixed questions that take every way through the stages."""
     generator = torch.Generator().manual_seed(0)
-    context = engine.encode(_picture(engine.config.encoder.input_px, generator).to(engine.device))
+    context = engine.encode(picture(engine.config.encoder.input_px, generator).to(engine.device))
 
     def positions(*shape: int) -> Tensor:
         unit = torch.rand(1, *shape, 2, generator=generator)
@@ -117,8 +117,8 @@ def _answers(engine: Engine) -> Iterator[Tensor]:
         yield engine.query(context, pokes, points)
 
 
-def _picture(side_px: int, generator: torch.Generator) -> Tensor:
-    """Blotches of all sizes, uint8 [1, 3, side, side]: nearer to a photograph than noise is."""
+def picture(side_px: int, generator: torch.Generator) -> Tensor:
+    """A picture uint8 [1, 3, side, side] of blotches of all sizes: nearer to a photo than noise."""
     total = torch.zeros(1, 3, side_px, side_px)
     cells = 2
     while cells < side_px:

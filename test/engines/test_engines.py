@@ -8,7 +8,7 @@ from fpt_ros.core.checkpoint import load_checkpoint
 from fpt_ros.core.engine import TorchEngine
 from fpt_ros.core.errors import EngineError
 from fpt_ros.core.predictor import MotionPredictor
-from fpt_ros.engines import openvino, parity
+from fpt_ros.engines import openvino, parity, quantize
 from fpt_ros.weights import default_checkpoint
 
 pytest.importorskip("openvino")
@@ -120,6 +120,16 @@ def test_shipped_weights_pass_the_gate_in_the_precision_of_this_cpu(tmp_path):
     openvino.build(model, precision, tmp_path, lambda _: None)
     engine = openvino.OpenVinoEngine(model.config, tmp_path, precision, CPU, num_threads=1)
     parity.check(engine, TorchEngine(model))
+
+
+def test_encoder_in_eight_bits_passes_the_gate(tmp_path, monkeypatch):
+    pytest.importorskip("nncf")
+    monkeypatch.setattr(quantize, "_PICTURES", 4)
+    model = load_checkpoint(default_checkpoint()).build_model().eval()
+    openvino.build(model, "int8", tmp_path, lambda _: None)
+    engine = openvino.OpenVinoEngine(model.config, tmp_path, "int8", CPU, num_threads=1)
+    found = parity.check(engine, TorchEngine(model))
+    assert found.relative_displacement > 1e-3  # it is not in float32
 
 
 def test_broken_files_are_named(model, folder, tmp_path):
