@@ -15,7 +15,13 @@ from fpt_ros.core.engine import Engine
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.model import FlowPokeModel
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# An int8 engine computes a part in integers and the rest in bfloat16.
+_DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "int8": torch.bfloat16,
+}
 
 
 class Plan(NamedTuple):
@@ -79,7 +85,7 @@ def run(
     ]
     if not cases:
         raise InvalidInputError(f"no case has {' or '.join(map(repr, plan.only))} in its name")
-    dtypes = (_DTYPES.get(engine.precision, torch.float32), torch.float32)
+    dtypes = (_DTYPES[engine.precision], torch.float32)
     products = [machine.product(engine.device, dtype) for dtype in dtypes]
     limits = [
         Case("limit", run, calls_per_turn=20) for run in (*products, machine.traffic(engine.device))

@@ -166,7 +166,8 @@ def _speed(
         ).strip(),
         "load before": where["load"],
         "versions": ", ".join(f"{name} {v}" for name, v in where["versions"].items()),
-        "measured peaks": f"{peaks.flops / 1e9:.0f} GFLOP/s in {engine.precision}, "
+        "measured peaks": f"{peaks.flops / 1e9:.0f} GFLOP/s in "
+        f"{'bf16' if engine.precision == 'int8' else engine.precision}, "
         f"{peaks.fp32_flops / 1e9:.0f} in fp32, {peaks.bytes / 1e9:.1f} GB/s read",
         "command": _command(),
     }
