@@ -64,16 +64,19 @@ def test_a_killed_writer_leaves_nothing_that_counts(tmp_path):
     assert not (tmp_path / ".unfinished").exists()
 
 
-def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_costs_no_earlier_recording(tmp_path, monkeypatch):
     from fpt_ros.bags import BagWriter
 
     def full(self, *message):
         raise BagError("cannot write the bag: No space left on device")
 
+    earlier = [keep(tmp_path, 1), keep(tmp_path, 2)]
     monkeypatch.setattr(BagWriter, "write", full)
-    with pytest.raises(BagError, match="No space left"):
-        keep(tmp_path, 1)
-    assert list(tmp_path.iterdir()) == []
+    for stamp_ns in (2, 3):  # one would replace a recording, one needs the room of another
+        with pytest.raises(BagError, match="No space left"):
+            keep(tmp_path, stamp_ns)
+    assert sorted(tmp_path.iterdir()) == earlier
+    assert all(any(path.glob("*.mcap")) for path in earlier)
 
 
 def test_a_file_in_place_of_the_folder_is_reported(tmp_path):

@@ -19,7 +19,8 @@ Recorded = tuple[str, str, int, bytes]  # topic, type name, time in ns, CDR
 def keep(folder: Path, limit_bytes: int, stamp_ns: int, messages: Sequence[Recorded]) -> Path:
     """Write messages, in order of time, into a new bag of the folder; return where it is.
 
-    Only recordings that this function made are ever removed. A recording appears under its name
+    Only recordings that this function made are ever removed, and only when the new one is written:
+    until then the folder holds one more than the limit counts. A recording appears under its name
     when it is complete.
 
     Args:
@@ -33,24 +34,22 @@ def keep(folder: Path, limit_bytes: int, stamp_ns: int, messages: Sequence[Recor
             than the limit.
     """
     target = folder / f"surprise_{max(stamp_ns, 0):019d}"
-    size_bytes = sum(len(cdr) for *_, cdr in messages)
-    if size_bytes > limit_bytes:
-        raise BagError(
-            f"{size_bytes / 1e6:.1f} MB of images are more than {folder} may hold "
-            f"({limit_bytes / 1e6:.1f} MB)"
-        )
+    _check_size(sum(len(cdr) for *_, cdr in messages), limit_bytes, folder)
     unfinished = folder / _UNFINISHED
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.rmtree(target, ignore_errors=True)
-        _make_room(folder, limit_bytes - size_bytes)
         unfinished.mkdir()
         with BagWriter(unfinished / target.name) as bag:
             for topic, type_name in dict.fromkeys((topic, kind) for topic, kind, *_ in messages):
                 bag.add_topic(topic, type_name)
             for message in messages:
                 bag.write(*message)
+        size_bytes = _size(unfinished / target.name)
+        _check_size(size_bytes, limit_bytes, folder)
+        # Only now: what is there is not given up for a recording that could not be written.
+        shutil.rmtree(target, ignore_errors=True)
+        _make_room(folder, limit_bytes - size_bytes)
         (unfinished / target.name).rename(target)
         unfinished.rmdir()
     except OSError as error:
@@ -69,6 +68,14 @@ def kept(folder: Path) -> list[Path]:
         for path in folder.iterdir()
         if _NAME.fullmatch(path.name) and not path.is_symlink() and path.is_dir()
     )
+
+
+def _check_size(size_bytes: int, limit_bytes: int, folder: Path) -> None:
+    if size_bytes > limit_bytes:
+        raise BagError(
+            f"{size_bytes / 1e6:.1f} MB of images are more than {folder} may hold "
+            f"({limit_bytes / 1e6:.1f} MB)"
+        )
 
 
 def _make_room(folder: Path, limit_bytes: int) -> None:
