@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 MEMBERS = ("jpg", "npz", "json")
 
+_MAX_OPEN = 64  # shards
+
 MOVING = 0.01
 """A point moves when it is displaced by more than this share of the image side (the rule by which a
 camera is called static, too)."""
@@ -175,10 +177,14 @@ def _scan_shard(
 
 
 class ShardReader:
-    """Reads members by position. Keeps one file descriptor per shard; safe to use after fork."""
+    """Reads members by position. For one thread; safe to use after fork.
+
+    Keeps the shards read last open: thousands of small ones may be more files than a process may
+    have open.
+    """
 
     def __init__(self) -> None:
-        self._descriptors: dict[Path, int] = {}
+        self._descriptors: dict[Path, int] = {}  # the one used last comes last
 
     def image(self, outcome: Outcome) -> np.ndarray:
         """The first image, uint8 [S, S, 3] RGB. Raises BadSampleError."""
@@ -214,10 +220,12 @@ class ShardReader:
         return Motion(flow, part, valid, outcome.camera_static)
 
     def _read(self, outcome: Outcome, member: str) -> bytes:
-        descriptor = self._descriptors.get(outcome.shard)
+        descriptor = self._descriptors.pop(outcome.shard, None)
         if descriptor is None:
             descriptor = os.open(outcome.shard, os.O_RDONLY)
-            self._descriptors[outcome.shard] = descriptor
+            if len(self._descriptors) == _MAX_OPEN:
+                os.close(self._descriptors.pop(next(iter(self._descriptors))))
+        self._descriptors[outcome.shard] = descriptor
         offset, length = outcome.spans[member]
         return os.pread(descriptor, length, offset)
 

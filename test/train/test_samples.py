@@ -1,6 +1,7 @@
 """Shards in, samples out; damaged ones are skipped and named."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,6 +34,20 @@ def test_groups_outcomes_by_view(toy_data):
     assert index.n_outcomes == 24
     assert all(len(view.outcomes) == 2 for view in index.views)
     assert len(index.take(5).views) == 5
+
+
+def test_more_shards_than_files_that_may_be_open(toy, tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(90):
+        files = {f"{number}": toy.members(rng, number, 0)}
+        toy.write_shard(tmp_path / f"train-{number:05d}.tar", files)
+    views = ShardIndex.scan(tmp_path, "train").views
+    reader, fresh = ShardReader(), [ShardReader().image(view.outcomes[0]) for view in views]
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(2):
+        for view, image in zip(views, fresh, strict=True):
+            np.testing.assert_array_equal(reader.image(view.outcomes[0]), image)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 64
 
 
 def test_truncated_shard_gives_what_is_whole(toy, tmp_path):
