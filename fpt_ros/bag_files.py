@@ -24,15 +24,17 @@ from ruamel.yaml.error import YAMLError
 MAX_EXPANDED_BYTES = 256 << 20
 """Most that a compressed message or chunk may expand to: more than any camera's image has."""
 _MAX_FILE_RATIO = 100
-"""A compressed file may be so many times larger: images never are."""
+"""A compressed file may become so many times larger: files with images do not."""
+_SMALL_FILE_BYTES = 64 << 20
+"""Up to this size it does not matter."""
 _SPARE_DISK_BYTES = 256 << 20
 
 _MCAP_MAGIC = b"\x89MCAP0\r\n"
 # A footer that says there is no summary: the reader then looks at the records themselves.
 _MCAP_END = b"\x02" + struct.pack("<QQQI", 20, 0, 0, 0) + _MCAP_MAGIC
 _MCAP_CHUNK = 0x06
-_MCAP_LAST_DATA = 0x0E  # records of other kinds mean that the data is over, or garbage
-_MCAP_DATA_END = 0x0F
+_MCAP_DATA = range(0x01, 0x0F)  # from header to summary offset; beyond, the data is over
+_MCAP_PRIVATE = range(0x80, 0x100)  # of applications: readers skip them; the rest is garbage
 
 Stream = Iterator[tuple[Connection, int, bytes]]
 
@@ -82,18 +84,19 @@ def messages_of(
 # ---- which files ------------------------------------------------------------------------------
 
 
+def is_storage_file(file: Path) -> bool:
+    """Whether a file's name is that of a recording's data, compressed or not."""
+    plain = Path(file.stem) if file.suffix == ".zstd" else file
+    return plain.suffix in (".mcap", ".db3")
+
+
 def _storage_files(path: Path, damages: list[str]) -> tuple[list[Path], str]:
     """Files of a recording, and how it is compressed."""
     if not path.exists():
         raise FileNotFoundError("no such file or folder")
     if path.is_file():
         return [path], ""
-    found = sorted(
-        file
-        for file in path.iterdir()
-        if {".mcap", ".db3"} & {file.suffix, Path(file.stem).suffix}
-        and file.suffix in (".mcap", ".db3", ".zstd")
-    )
+    found = sorted(file for file in path.iterdir() if is_storage_file(file))
     metadata = path / "metadata.yaml"
     if metadata.is_file():
         try:
@@ -120,9 +123,8 @@ def _storage_files(path: Path, damages: list[str]) -> tuple[list[Path], str]:
 def _expanded(file: Path, stack: ExitStack) -> Path:
     """Decompress a file into a temporary folder: a database needs random access."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fpt_bag_")))
-    limit = min(
-        _MAX_FILE_RATIO * file.stat().st_size, shutil.disk_usage(folder).free - _SPARE_DISK_BYTES
-    )
+    plausible = max(_SMALL_FILE_BYTES, _MAX_FILE_RATIO * file.stat().st_size)
+    limit = min(plausible, shutil.disk_usage(folder).free - _SPARE_DISK_BYTES)
     plain = folder / file.stem
     written = 0
     with zstd.open(file, "rb") as source, plain.open("wb") as target:
@@ -130,8 +132,8 @@ def _expanded(file: Path, stack: ExitStack) -> Path:
             written += len(block)
             if written > limit:
                 raise OSError(
-                    f"{file.name} expands to more than {max(limit, 0) / 1e6:.0f} MB, which is more "
-                    f"than {_MAX_FILE_RATIO} times its size or than {folder.parent} has left"
+                    f"{file.name} expands to more than {max(limit, 0) / 1e6:.0f} MB: more than "
+                    f"{_MAX_FILE_RATIO} times its size, or than {folder.parent} can hold"
                 )
             target.write(block)
     return plain
@@ -204,7 +206,7 @@ def _end_of_records(file: Path, check_chunks: bool) -> int:
         while True:
             content.seek(end)
             head = content.read(9)
-            if len(head) < 9 or head[0] == 0 or head[0] > _MCAP_LAST_DATA:
+            if len(head) < 9 or not (head[0] in _MCAP_DATA or head[0] in _MCAP_PRIVATE):
                 return end
             length = int.from_bytes(head[1:], "little")
             if end + 9 + length > size or head[0] == 0x02:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rosbags.typesys.store import Typestore
 
+from fpt_ros.bag_files import is_storage_file
 from fpt_ros.bags import BagError, BagReader, BagTopic, typestore_for
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.images import MAX_COMPRESSED_PIXELS, image_to_rgb
@@ -26,7 +27,6 @@ from fpt_ros.images import MAX_COMPRESSED_PIXELS, image_to_rgb
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 PICTURE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 VIDEO_SUFFIXES = {".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
-BAG_SUFFIXES = {".mcap", ".db3"}
 
 # Header stamps and times of recording may drift apart, but not by this much between two images.
 MAX_STAMP_JUMP_S = 0.5
@@ -103,10 +103,8 @@ def open_footage(
 def is_bag(path: Path) -> bool:
     """Whether a path is a rosbag2 folder or one of its files."""
     if not path.is_dir():
-        return path.suffix in BAG_SUFFIXES or path.suffixes[-2:-1] in ([".db3"], [".mcap"])
-    return (path / "metadata.yaml").is_file() or any(
-        file.suffix in BAG_SUFFIXES for file in path.iterdir()
-    )
+        return is_storage_file(path)
+    return (path / "metadata.yaml").is_file() or any(map(is_storage_file, path.iterdir()))
 
 
 def _places(source: Path) -> list[Path]:

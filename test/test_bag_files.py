@@ -1,0 +1,191 @@
+"""Recordings that are compressed to burst, cut off, never closed or partly gone."""
+
+import struct
+
+import lz4.frame
+import numpy as np
+import pytest
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.rosbag2.storage_mcap import zstd
+
+from fpt_ros.bag_files import MAX_EXPANDED_BYTES
+from fpt_ros.bags import BagError, BagReader, typestore_for
+from fpt_ros.data.bag_info import survey
+from fpt_ros.data.footage import is_bag
+
+STRING = "std_msgs/msg/String"
+STORE = typestore_for(STRING)
+MAGIC = b"\x89MCAP0\r\n"
+
+
+def write(path, texts, plugin=StoragePlugin.MCAP, mode=CompressionMode.NONE, first=0):
+    writer = Writer(path, version=9, storage_plugin=plugin)
+    writer.set_compression(mode, CompressionFormat.ZSTD)
+    with writer:
+        connection = writer.add_connection("/a", STRING, typestore=STORE)
+        for number, text in enumerate(texts, first):
+            message = STORE.types[STRING](text)
+            writer.write(connection, number, bytes(STORE.serialize_cdr(message, STRING)))
+    return next(file for file in path.iterdir() if file.name != "metadata.yaml")
+
+
+def record(op, content):
+    return bytes([op]) + struct.pack("<Q", len(content)) + content
+
+
+def text(value):
+    return struct.pack("<I", len(value)) + value
+
+
+def mcap_with_chunk(compression, data, claimed):
+    header = record(0x01, text(b"ros2") + text(b"made by hand"))
+    chunk = struct.pack("<QQQI", 0, 1, claimed, 0) + text(compression)
+    chunk = record(0x06, chunk + struct.pack("<Q", len(data)) + data)
+    return MAGIC + header + chunk + record(0x02, bytes(20)) + MAGIC
+
+
+@pytest.mark.parametrize("compression", ["zstd", "lz4"])
+@pytest.mark.parametrize("claimed", [100, MAX_EXPANDED_BYTES + 1])
+def test_a_chunk_may_not_expand_to_more_than_it_says_nor_than_is_accepted(
+    tmp_path, monkeypatch, compression, claimed
+):
+    """50 MB of zeros in a few kB. What is decompressed is counted: it must stay small."""
+    zeros = bytes(50_000_000)
+    bomb = zstd.compress(zeros) if compression == "zstd" else lz4.frame.compress(zeros)
+    del zeros
+    path = tmp_path / "bomb.mcap"
+    path.write_bytes(mcap_with_chunk(compression.encode(), bomb, claimed))
+    sizes = []
+    kinds = {"zstd": zstd.ZstdDecompressor, "lz4": lz4.frame.LZ4FrameDecompressor}
+
+    class Counting:
+        def __init__(self):
+            self._inner = kinds[compression]()
+
+        def decompress(self, data, max_length):
+            piece = self._inner.decompress(data, max_length=max_length)
+            sizes.append(len(piece))
+            return piece
+
+        def __getattr__(self, name):
+            return getattr(self._inner, name)
+
+    place = {"zstd": (zstd, "ZstdDecompressor"), "lz4": (lz4.frame, "LZ4FrameDecompressor")}
+    monkeypatch.setattr(*place[compression], Counting)
+    with BagReader(path) as reader:  # what comes before the chunk: nothing
+        assert reader.message_count == 0
+        assert "cut off or damaged" in reader.damages[0]
+    assert sum(sizes) <= 4 * 101
+
+
+def test_a_compressed_message_or_file_may_not_burst(tmp_path, monkeypatch):
+    monkeypatch.setattr("fpt_ros.bag_files.MAX_EXPANDED_BYTES", 10_000)
+    texts = ["x" * 100, "y" * 200_000]
+    write(tmp_path / "m", texts, StoragePlugin.SQLITE3, CompressionMode.MESSAGE)
+    with BagReader(tmp_path / "m") as reader:
+        messages = reader.messages()
+        assert b"x" * 100 in next(messages)[2]
+        with pytest.raises(BagError, match="more than 10000 bytes"):
+            next(messages)
+    write(tmp_path / "f", texts, StoragePlugin.SQLITE3, CompressionMode.FILE)
+    with BagReader(tmp_path / "f") as reader:
+        assert sum(1 for _ in reader.messages()) == 2
+    monkeypatch.setattr("fpt_ros.bag_files._MAX_FILE_RATIO", 2)
+    monkeypatch.setattr("fpt_ros.bag_files._SMALL_FILE_BYTES", 0)
+    with pytest.raises(BagError, match="expands to more than"):
+        BagReader(tmp_path / "f")
+
+
+@pytest.mark.parametrize("mode", [CompressionMode.NONE, CompressionMode.STORAGE])
+def test_of_a_file_without_an_end_whole_chunks_are_read(tmp_path, mode):
+    """As left by a recorder that was killed: no metadata, no summary, half a chunk at the end."""
+    rng = np.random.default_rng(0)
+    texts = [rng.bytes(30_000).hex() for _ in range(60)]
+    file = write(tmp_path / "bag", texts, mode=mode)
+    (tmp_path / "bag" / "metadata.yaml").unlink()
+    whole = file.read_bytes()
+    for share in (0.3, 0.6, 0.95):
+        size = int(share * whole.rindex(MAGIC) * (0.9 if share > 0.9 else 1))
+        file.write_bytes(whole[:size])
+        with BagReader(tmp_path / "bag") as reader:
+            stamps = [stamp for _, stamp, _ in reader.messages()]
+            assert stamps == list(range(len(stamps)))
+            assert reader.message_count == len(stamps)
+            assert any("MB can be read" in damage for damage in reader.damages)
+            found = survey(reader)
+            assert found.read == len(stamps)
+            assert any("MB can be read" in warning for warning in found.warnings)
+            late = [stamp for _, stamp, _ in reader.messages(None, 3, 7)]
+            assert late == [stamp for stamp in range(3, 7) if stamp in stamps]
+    # Space that was reserved and never used.
+    file.write_bytes(whole[: len(whole) // 100] + bytes(100_000))
+    with BagReader(file) as reader:
+        assert reader.message_count == 0
+
+
+def test_a_damaged_chunk_ends_what_is_read_of_a_file_without_summary(tmp_path):
+    texts = [f"{i:04d}" + "z" * 60_000 for i in range(60)]
+    file = write(tmp_path / "bag", texts, mode=CompressionMode.STORAGE)
+    whole = bytearray(file.read_bytes())
+    chunks = [i for i in range(len(whole) - 9) if whole[i : i + 4] == b"zstd"]
+    middle = chunks[len(chunks) // 3] + 60
+    whole[middle : middle + 40] = bytes(40)
+    file.write_bytes(whole[: int(0.8 * len(whole))])
+    with BagReader(file) as reader:
+        stamps = [stamp for _, stamp, _ in reader.messages()]
+    assert stamps == list(range(len(stamps)))
+    assert len(stamps) < 60
+
+
+def test_a_part_of_a_split_recording_may_be_missing_or_broken(tmp_path):
+    folder = tmp_path / "split"
+    folder.mkdir()
+    for part in range(3):
+        file = write(tmp_path / f"p{part}", ["a", "b"], first=10 * part)
+        file.rename(folder / f"p{part}.mcap")
+    names = ", ".join(f"p{part}.mcap" for part in range(4))
+    (folder / "metadata.yaml").write_text(
+        f"rosbag2_bagfile_information: {{relative_file_paths: [{names}]}}"
+    )
+    (folder / "p1.mcap").write_bytes(b"nothing of the kind")
+    with BagReader(folder) as reader:
+        assert [stamp for _, stamp, _ in reader.messages()] == [0, 1, 20, 21]
+        said = " ".join(reader.damages)
+        assert "p3.mcap" in said
+        assert "p1.mcap" in said
+    (folder / "metadata.yaml").write_text("[")
+    with BagReader(folder) as reader:
+        assert reader.message_count == 4
+
+
+def test_claims_of_a_database_are_compared_with_what_is_there(tmp_path):
+    write(tmp_path / "bag", ["a"] * 5)
+    with BagReader(tmp_path / "bag") as reader:
+        topic = reader.topics[0]
+        reader._topics["/a", STRING] = type(topic)(topic.name, topic.type_name, 9)
+        found = survey(reader)
+    assert found.warnings == ["/a: 9 messages are claimed and 5 are there"]
+    assert not found.topics[0].usable
+
+
+def test_records_of_applications_are_skipped_and_others_are_garbage(tmp_path):
+    file = write(tmp_path / "bag", [f"{i:04d}" + "z" * 60_000 for i in range(60)])
+    whole = file.read_bytes()
+    first_chunk = len(MAGIC) + 9 + struct.unpack_from("<Q", whole, len(MAGIC) + 1)[0]
+    for op, is_skipped in ((0x80, True), (0xFF, True), (0x10, False), (0x7F, False)):
+        own = record(op, b"of an application")
+        file.write_bytes(whole[:first_chunk] + own + whole[first_chunk : int(0.6 * len(whole))])
+        with BagReader(file) as reader:
+            stamps = [stamp for _, stamp, _ in reader.messages()]
+        assert stamps == list(range(len(stamps)))
+        assert bool(stamps) == is_skipped
+
+
+def test_a_folder_of_compressed_files_alone_is_a_recording(tmp_path):
+    folder = tmp_path / "bag"
+    write(folder, ["a", "b"], StoragePlugin.SQLITE3, CompressionMode.FILE)
+    (folder / "metadata.yaml").unlink()
+    assert [file.suffix for file in folder.iterdir()] == [".zstd"]
+    assert is_bag(folder)
+    with BagReader(folder) as reader:
+        assert sum(1 for _ in reader.messages()) == 2
