@@ -96,7 +96,7 @@ def _examples(folder: Path, splits: list[str]) -> dict[str, NDArray[np.uint8]]:
                 motion, rgb = reader.motion(outcome, 0.0), reader.image(outcome)
             except BadSampleError:
                 continue
-            caption = f"{split}: {Path(view.family).name} {view.scene_seed}/{view.view}"
+            caption = f"{split}: {Path(view.family).name} {outcome.key}"
             panels[caption] = draw_tracks(rgb, motion.flow, motion.valid)
     return panels
 
