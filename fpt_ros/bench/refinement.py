@@ -41,29 +41,22 @@ def compare(
         full = predictor.dense_maps(poke, predictor.engine.config.encoder.input_px, 0.0)
         for name, n, tolerance_px in ways:
             maps = predictor.dense_maps(poke, n, tolerance_px)
-            measured[name].append(_differences(maps, full, moving))
+            measured[name].append(_differences(maps, full))
         yield [_line(name, values) for name, values in measured.items()]
 
 
-def _differences(maps: DenseMaps, full: DenseMaps, moving: np.ndarray) -> list[float]:
-    at = (np.arange(len(moving)) + 0.5) * len(full.parts.mask) / len(moving)
-    cells = np.ix_(at.astype(int), at.astype(int))
-
-    def of_truth(mask: np.ndarray) -> float:
-        return metrics.intersection_over_union(mask[cells], moving)
-
+def _differences(maps: DenseMaps, full: DenseMaps) -> list[float]:
     return [
         full.n_queried / maps.n_queried,
         float(np.linalg.norm(maps.displacement_px - full.displacement_px, axis=-1).mean()),
         float(np.abs(maps.uncertainty_px - full.uncertainty_px).mean()),
         metrics.intersection_over_union(maps.parts.mask, full.parts.mask),
-        abs(of_truth(maps.parts.mask) - of_truth(full.parts.mask)),
     ]
 
 
 def _line(name: str, values: Sequence[Sequence[float]]) -> dict[str, float | str]:
     array = np.array(values)
-    _, displacement_px, deviation_px, iou, truth = array.mean(0)
+    _, displacement_px, deviation_px, iou = array.mean(0)
     return {
         "maps from": name,
         "fewer queries": 1 / float((1 / array[:, 0]).mean()),
@@ -71,6 +64,5 @@ def _line(name: str, values: Sequence[Sequence[float]]) -> dict[str, float | str
         "deviation off by, px": deviation_px,
         "IoU with the mask from every pixel": iou,
         "least": float(array[:, 3].min()),
-        "IoU with truth changes by": truth,
         "scenes": len(values),
     }
