@@ -1,5 +1,8 @@
 """The node changes engines while it serves, over real topics; builds are real processes."""
 
+import subprocess
+import sys
+
 import pytest
 
 pytest.importorskip("rclpy")
@@ -131,3 +134,11 @@ def test_engine_that_cannot_be_built_is_told_and_pytorch_goes_on(make_bench, tmp
     bench.ros.until(lambda: "cannot be kept" in bench.status().message, seconds=90)
     assert bench.ask().status == MotionDistribution.OK
     assert [each.engine for each in bench.infos] == ["torch"]
+
+
+def test_build_only_ends_with_the_code_of_the_build(models):
+    command = [sys.executable, "-m", "fpt_ros.nodes.predictor", "--ros-args"]
+    command += ["-p", "build_only:=true", "-p", f"checkpoint:={models / 'broken.safetensors'}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 2
+    assert "damaged" in done.stderr
