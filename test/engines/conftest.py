@@ -39,19 +39,31 @@ CONFIGS = {
 }
 
 
-@pytest.fixture(scope="session", params=CONFIGS)
-def model(request):
+def random_model(config):
     """A network on which every weight has a say."""
     torch.manual_seed(1)
-    model = FlowPokeModel(CONFIGS[request.param]).eval().requires_grad_(False)
+    model = FlowPokeModel(config).eval().requires_grad_(False)
     for name, parameter in model.named_parameters():
         if "freqs" not in name and "falloff" not in name:
             parameter += 0.1 * torch.randn_like(parameter)
     return model
 
 
+@pytest.fixture(scope="session", params=CONFIGS)
+def model(request):
+    return random_model(CONFIGS[request.param])
+
+
+@pytest.fixture(scope="session", params=CONFIGS)
+def exported_model(request):
+    """With one layer only: each takes seconds to be exported."""
+    config = CONFIGS[request.param]
+    one_layer = dataclasses.replace(config.transformer, depth=1)
+    return random_model(dataclasses.replace(config, transformer=one_layer))
+
+
 @pytest.fixture(scope="session")
-def onnx_graphs(model):
+def onnx_graphs(exported_model):
     """All stages with their graphs in float32, as protobuf, exported once."""
     onnx_ir = pytest.importorskip("onnx_ir", reason="pip install 'fpt_ros[tensorrt]'")
-    return [(graph, onnx_ir.to_proto(graph.onnx())) for graph in stage_graphs(model)]
+    return [(graph, onnx_ir.to_proto(graph.onnx())) for graph in stage_graphs(exported_model)]

@@ -28,6 +28,11 @@ def compiled(graph, onnx):
     return run
 
 
+@pytest.fixture
+def model(exported_model):
+    return exported_model
+
+
 @pytest.fixture(scope="module")
 def graphs(onnx_graphs):
     """The stages by name."""
@@ -91,7 +96,7 @@ def nothing_earlier(model, candidates):
     }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def image(model):
     side = model.config.encoder.input_px
     return torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8)
