@@ -73,7 +73,8 @@ def bootstrap_interval(
     """Mean of `values` with a percentile interval that resamples whole groups (scenes).
 
     Samples of one scene share its geometry, so resampling them alone would overstate certainty.
-    NaN values are left out. Returns (mean, lower, upper); NaN when nothing is left.
+    Values that are not finite are left out. Returns (mean, lower, upper): NaN when nothing is
+    left, bounds NaN when it is all of one group, which says nothing of how groups differ.
     """
     keep = np.isfinite(values)
     if not keep.any():
@@ -81,6 +82,8 @@ def bootstrap_interval(
     _, index = np.unique(groups[keep], return_inverse=True)
     total = np.bincount(index, weights=values[keep])
     count = np.bincount(index)
+    if len(count) < 2:
+        return float(values[keep].mean()), float("nan"), float("nan")
     draw = np.random.default_rng(0).integers(len(count), size=(n_resamples, len(count)))
     means = total[draw].sum(axis=1) / count[draw].sum(axis=1)
     tail = 50 * (1 - level)

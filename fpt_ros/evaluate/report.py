@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +66,14 @@ def summarise(records: list[Record]) -> Summary:
     return summary
 
 
-def _cell(value: tuple[float, float, float] | None) -> str:
-    if value is None:
+def cell(value: tuple[float, float, float] | None, sign: str = "") -> str:
+    """A mean and its interval for a table; sign "+": also of positive numbers."""
+    if value is None or not np.isfinite(value[0]):
         return "-"
     mean, lower, upper = value
-    digits = 1 if abs(mean) >= 10 else 3 if abs(mean) < 1 else 2
-    return f"{mean:.{digits}f} [{lower:.{digits}f}, {upper:.{digits}f}]"
+    form = f"{sign}.{1 if abs(mean) >= 10 else 3 if abs(mean) < 1 else 2}f"
+    interval = f" [{lower:{form}}, {upper:{form}}]" if np.isfinite(lower) else ""
+    return f"{mean:{form}}{interval}"
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
@@ -93,13 +96,13 @@ def markdown(title: str, records: list[Record], facts: dict[str, Any]) -> str:
     )
     for count in counts:
         rows = [
-            [method, *(_cell(summary.get((count, method, measure))) for measure in COMPARED)]
+            [method, *(cell(summary.get((count, method, measure))) for measure in COMPARED)]
             for method in methods
         ]
         noun = "poke" if count == 1 else "pokes"
         parts += [f"\n## {count} {noun}\n", _table(["method", *COMPARED.values()], rows)]
     rows = [
-        [label, *(_cell(summary.get((count, MODEL, measure))) for count in counts)]
+        [label, *(cell(summary.get((count, MODEL, measure))) for count in counts)]
         for measure, label in MODEL_ONLY.items()
     ]
     parts += ["\n## The distribution\n", _table(["measure", *(f"{c} pokes" for c in counts)], rows)]
@@ -116,7 +119,7 @@ def _family_table(records: list[Record]) -> str:
         baselines = {method for _, method, _ in own} - {MODEL}
         best = min((own[1, method, "epe_moving_px"] for method in baselines), default=None)
         cells = [own.get((1, MODEL, m)) for m in ("epe_moving_px", "epe_all_px", "iou_kl")]
-        rows.append([family, *map(_cell, cells), _cell(best)])
+        rows.append([family, *map(cell, cells), cell(best)])
     header = ["family", "EPE moving, px", "EPE all, px", "IoU by KL", "best baseline, EPE moving"]
     return _table(header, rows)
 
@@ -160,10 +163,15 @@ def plot(records: list[Record], path: Path) -> None:
     plt.close(figure)
 
 
+def defined(value: Any) -> Any:
+    """None for a number that JSON cannot express."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def save(out: Path, title: str, records: list[Record], facts: dict[str, Any]) -> str:
     """Write report.md, report.json and report.png into folder `out`; returns the Markdown.
 
-    Measures that are not defined, NaN in the records, are null in the JSON.
+    What is not defined, NaN in the records or no interval of one scene, is null in the JSON.
     Raises InvalidInputError when there is no record.
     """
     if not records:
@@ -173,14 +181,11 @@ def save(out: Path, title: str, records: list[Record], facts: dict[str, Any]) ->
     (out / "report.md").write_text(text)
     summary = [
         {"pokes": pokes, "method": method, "measure": measure,
-         "mean": mean, "lower": lower, "upper": upper}
+         "mean": mean, "lower": defined(lower), "upper": defined(upper)}
         for (pokes, method, measure), (mean, lower, upper) in summarise(records).items()
     ]  # fmt: skip
-    defined = [
-        {name: None if value != value else value for name, value in record.items()}
-        for record in records
-    ]
-    document = {"facts": facts, "summary": summary, "records": defined}
+    rows = [{name: defined(value) for name, value in record.items()} for record in records]
+    document = {"facts": facts, "summary": summary, "records": rows}
     (out / "report.json").write_text(json.dumps(document, default=str, indent=1))
     plot(records, out / "report.png")
     return text

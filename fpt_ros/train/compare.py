@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,13 +12,14 @@ import numpy as np
 from fpt_ros.core.predictor import MotionPredictor
 from fpt_ros.data.samples import ShardIndex
 from fpt_ros.evaluate.baselines import BASELINES
-from fpt_ros.evaluate.report import summarise
+from fpt_ros.evaluate.metrics import bootstrap_interval
 from fpt_ros.evaluate.runner import MODEL, EvaluationSettings, TestSample, evaluate, load_samples
-from fpt_ros.train.gate import POKES, Comparison
+from fpt_ros.train.gate import COVERAGES, ERRORS, POKES, Comparison, Interval
 
 BEFORE, AFTER = "before", "after"
 _POINTS_PER_SIDE = 32
 """Of the finer grid of the shards, about so many are asked about."""
+_ALWAYS_DEFINED = (*ERRORS, "coverage_90")  # NaN: the prediction is no number
 
 Record = dict[str, Any]
 
@@ -65,9 +67,44 @@ class TestSet:
 
 
 def compared(records: list[Record]) -> Comparison:
-    """Means of BEFORE and AFTER."""
-    sides: dict[str, dict[tuple[int, str], float]] = {BEFORE: {}, AFTER: {}}
-    for (pokes, method, measure), (mean, _, _) in summarise(records).items():
-        if method in sides:
-            sides[method][pokes, measure] = mean
-    return Comparison(sides[BEFORE], sides[AFTER])
+    """BEFORE and AFTER, by all measures that the gate looks at and some sample has."""
+    before, after, changes = {}, {}, {}
+    for pokes in POKES:
+        for measure in (*ERRORS, *COVERAGES):
+            sides, _ = _pairs(records, pokes, measure)
+            if len(sides):
+                before[pokes, measure], after[pokes, measure] = map(float, sides.mean(axis=0))
+                changes[pokes, measure] = paired_change(records, pokes, measure)
+    return Comparison(before, after, changes)
+
+
+def paired_change(records: list[Record], pokes: int, measure: str) -> Interval:
+    """Mean of after minus before over samples, with a 95 % interval over scenes (blocks of time).
+
+    NaN if one side is not finite in some sample: weights that fail on the hard samples must not
+    look better for it. The bounds are NaN where there is one scene only.
+    """
+    sides, scenes = _pairs(records, pokes, measure)
+    if not len(sides) or not np.isfinite(sides).all():
+        return math.nan, math.nan, math.nan
+    return bootstrap_interval(sides[:, 1] - sides[:, 0], scenes)
+
+
+def _pairs(records: list[Record], pokes: int, measure: str) -> tuple[np.ndarray, np.ndarray]:
+    """Values [N, 2] before and after, and scenes [N], of the samples that have this measure.
+
+    Some measures are not defined for all samples: those are left out that are NaN on both sides.
+    """
+    values: dict[str, dict[str, float]] = {}
+    scenes = {}
+    for row in records:
+        if row["pokes"] == pokes and row["method"] in (BEFORE, AFTER) and measure in row:
+            values.setdefault(row["key"], {})[row["method"]] = row[measure]
+            scenes[row["key"]] = row["scene"]
+    keys = [
+        key
+        for key, sides in values.items()
+        if measure in _ALWAYS_DEFINED or not all(map(math.isnan, sides.values()))
+    ]
+    pairs = [[values[key].get(side, math.nan) for side in (BEFORE, AFTER)] for key in keys]
+    return np.array(pairs, float).reshape(-1, 2), np.array([scenes[key] for key in keys])

@@ -22,10 +22,10 @@ import torch
 
 from fpt_ros.core.checkpoint import load_checkpoint, save_checkpoint
 from fpt_ros.core.engine import TorchEngine
-from fpt_ros.core.errors import InvalidInputError
+from fpt_ros.core.errors import FptError, InvalidInputError
 from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.core.predictor import MotionPredictor
-from fpt_ros.data.clips import Stopped, make_shards
+from fpt_ros.data.clips import make_shards
 from fpt_ros.data.samples import ShardIndex, describe
 from fpt_ros.data.windows import ClipSettings
 from fpt_ros.train import blend, finetune_report, recipe, rehearsal
@@ -55,6 +55,10 @@ _VALIDATIONS = 10  # during training
 _VALIDATION_VIEWS = 64
 _TIMED_STEPS = 3
 _SPARE_BYTES = 200 << 20
+
+
+class Stopped(FptError):
+    """Asked to stop; what is there is whole, and the run can go on."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,9 @@ class FineTuning:
                 ("epe_moving_px", "end point error of moving points [px of 448]"),
                 ("nll", "NLL [nats]"),
                 ("coverage_90", "coverage of 90 % regions [share]"),
+                ("coverage_90_moving", "coverage of 90 % regions, moving points [share]"),
             )
+            if (pokes, measure) in comparison.before
         }
         return Outcome(out / TUNED_FILE, out / REPORT_FILE, verdict, measures, text)
 

@@ -65,3 +65,9 @@ def test_bootstrap_leaves_out_nan():
     assert np.isnan(metrics.bootstrap_interval(np.array([np.nan]), np.array(["a"]))[0])
     values = np.array([1.0, np.nan, 3.0])
     assert metrics.bootstrap_interval(values, np.array(["a", "b", "c"]))[0] == 2.0
+
+
+def test_one_scene_has_no_interval():
+    mean, *bounds = metrics.bootstrap_interval(np.array([1.0, 2.0]), np.array(["a", "a"]))
+    assert mean == 1.5
+    assert np.isnan(bounds).all()

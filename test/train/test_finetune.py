@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -17,12 +18,12 @@ from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.data.samples import ShardIndex
 from fpt_ros.train import recipe
 from fpt_ros.train.blend import Trial, choose, interpolate
-from fpt_ros.train.compare import AFTER, BEFORE
+from fpt_ros.train.compare import AFTER, BEFORE, compared, paired_change
 from fpt_ros.train.config import SelectionConfig, TrainConfig, check_resumable
 from fpt_ros.train.finetune import FineTuning
 from fpt_ros.train.finetune_config import FineTuneConfig
-from fpt_ros.train.finetune_report import paired_change
-from fpt_ros.train.gate import Comparison, judge
+from fpt_ros.train.finetune_report import save as save_report
+from fpt_ros.train.gate import Comparison, Verdict, judge
 from fpt_ros.train.loop import Trainer
 from fpt_ros.train.optimize import learning_rate_factor
 from fpt_ros.train.rehearsal import mixed
@@ -110,6 +111,12 @@ def side(epe_px=10.0, nll=-6.0, coverage=0.9, **changes):
 
 
 BETTER = Comparison(side(), side(7.0, -6.5))
+CHANCE = {(1, "nll"): (-0.5, -0.9, -0.1), (5, "nll"): (-0.5, -1.1, 0.1)}
+MOVING = "coverage_90_moving"
+WORSE_OF_MOVING = Comparison(
+    side() | {(1, MOVING): 0.8, (5, MOVING): 0.8},
+    side(7.0, -6.5) | {(1, MOVING): 0.7, (5, MOVING): 0.76},
+)
 SAME = Comparison(side(20.0), side(20.8))
 
 
@@ -125,11 +132,18 @@ def test_better_and_little_forgotten_is_promoted():
         (Comparison(side(), side(10.0, -6.5)), SAME, r"moving points .* did not fall at one poke"),
         (Comparison(side(), side(7.0, -5.9)), SAME, "NLL .* did not fall at 5 pokes"),
         (Comparison(side(), side(float("nan"), -6.5)), SAME, "did not fall"),
-        (Comparison(side(), side(7.0, -6.5, 0.8)), SAME, "cover 80 % at one poke, before 90 %"),
+        (
+            Comparison(side(), side(7.0, -6.5, 0.8)),
+            SAME,
+            "cover 80 % of all points at one poke, before 90 %",
+        ),
         (Comparison(side(coverage=0.7), side(7.0, -6.5, 0.99)), SAME, ""),
         (BETTER, Comparison(side(20.0), side(21.2)), "rose by 6.0 % at one poke, allowed are 5 %"),
         (BETTER, Comparison(side(20.0), side(float("nan"))), "rose by nan"),
         (BETTER, None, "not known without synthetic data"),
+        (dataclasses.replace(BETTER, changes=CHANCE), SAME, "NLL .* fell at 5 pokes .* by no more"),
+        (WORSE_OF_MOVING, SAME, "cover 70 % of moving points at one poke, before 80 %"),
+        (Comparison(side(), side(7.0, float("-inf"))), SAME, "NLL .* is no number"),
     ],
 )
 def test_what_stands_against_promotion_is_said(held_out, synthetic, reason):
@@ -141,16 +155,60 @@ def test_what_stands_against_promotion_is_said(held_out, synthetic, reason):
             raise AssertionError(verdict.sentence())
 
 
-def test_changes_are_of_pairs():
-    rows = [
-        {"method": method, "pokes": 1, "key": key, "scene": key, "nll": value}
-        for key, pair in {"a": (1.0, 0.0), "b": (5.0, 3.0), "c": (9.0, 6.0)}.items()
+def rows_of(measure, pairs, scenes=None):
+    """Records of samples with these values (before, after); each is a scene of its own."""
+    return [
+        {
+            "method": method,
+            "pokes": pokes,
+            "key": key,
+            "family": "toy",
+            "nll": value,
+            measure: value,
+        }
+        | {"scene": (scenes or {}).get(key, key)}
+        for key, pair in pairs.items()
         for method, value in zip((BEFORE, AFTER), pair, strict=True)
+        for pokes in (1, 5)
     ]
+
+
+def test_changes_are_of_pairs():
+    rows = rows_of("nll", {"a": (1.0, 0.0), "b": (5.0, 3.0), "c": (9.0, 6.0)})
     mean, lower, upper = paired_change(rows, 1, "nll")
     assert mean == pytest.approx(-2.0)
     assert -3 <= lower < mean < upper <= -1
-    assert paired_change(rows, 5, "nll") is None
+    assert math.isnan(paired_change(rows, 2, "nll")[0])
+
+
+@pytest.mark.parametrize("failure", [math.nan, math.inf, -math.inf])
+def test_failing_on_the_hard_samples_is_not_better(failure):
+    pairs = {"easy": (10.0, 9.0), "hard": (50.0, failure)}
+    comparison = compared(rows_of("epe_moving_px", pairs))
+    assert not judge(comparison, SAME, 5.0).promoted
+    assert math.isnan(comparison.changes[1, "epe_moving_px"][0])
+
+
+def test_samples_without_a_measure_say_nothing_about_it():
+    pairs = {"a": (0.8, 0.9), "still": (math.nan, math.nan)}
+    comparison = compared(rows_of("coverage_90_moving", pairs))
+    assert comparison.after[1, "coverage_90_moving"] == 0.9
+    assert math.isnan(comparison.after[1, "nll"])  # which every sample has
+    none = compared(rows_of("coverage_90_moving", {"still": (math.nan, math.nan)}))
+    assert (1, "coverage_90_moving") not in none.after
+
+
+def test_one_block_gives_means_without_intervals(tmp_path):
+    pairs = {"a": (31.0, 30.0), "b": (34.0, 32.0)}
+    one = rows_of("epe_moving_px", pairs, {"a": "block", "b": "block"})
+    text = save_report(tmp_path, Verdict(True, ()), {}, {"held out": one}, [])
+    assert "2 samples of 1 scene or block\n" in text
+    assert "| **after** | 31.0 | - |" in text
+    assert "| change | -1.50 | - |" in text
+    two = rows_of("epe_moving_px", pairs)
+    text = save_report(tmp_path, Verdict(True, ()), {}, {"held out": two}, [])
+    assert "| **after** | 31.0 [30.0, 32.0] | - |" in text
+    assert "is no number" not in text
 
 
 # ---- whole runs ---------------------------------------------------------------------------------
