@@ -19,6 +19,7 @@ moving and for a static camera.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.config import ModelConfig
-from ..core.encoder import sample_maps
+from ..core.encoder import DinoEncoder, sample_maps
 from ..core.model import FlowPokeModel, PokeContext
 from ..core.transformer import ImageKeys, Layer, PokeKeys, PokeReference, Rotation
 
@@ -167,13 +168,30 @@ def stage_graphs(model: FlowPokeModel) -> list[StageGraph]:
 class _Encode(nn.Module):
     def __init__(self, model: FlowPokeModel) -> None:
         super().__init__()
-        self.encoder = model.image_embedder
+        encoder = model.image_embedder
+        self.encoder = _resized(encoder) if isinstance(encoder, DinoEncoder) else encoder
         self.transformer = model.transformer
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         features = self.encoder(inputs[0].float() / 127.5 - 1)
         keys = self.transformer.image_keys(features.tokens, features.token_xy)
         return (*features.maps, *(each for layer in keys for each in layer))
+
+
+def _resized(encoder: DinoEncoder) -> DinoEncoder:
+    """The same encoder, on the same weights, with its position embedding resized beforehand.
+
+    TensorRT has no resizing with antialiasing, and it need not be done for every image.
+    """
+    network = copy.copy(encoder.model)
+    with torch.no_grad():
+        positions = torch.cat([network.pos_embed[:, :1], network._patch_positions()], dim=1)
+    parameters = {"pos_embed": nn.Parameter(positions, requires_grad=False)}
+    network._parameters = {**network._parameters, **parameters}
+    network.position_grid = network.grid
+    result = copy.copy(encoder)
+    result._modules = {**encoder._modules, "model": network}
+    return result
 
 
 class _Embed(nn.Module):

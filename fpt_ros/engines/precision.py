@@ -38,6 +38,9 @@ def halve_products(model: ir.Model, half: ir.DataType) -> None:
             name, value.name = value.name, f"{value.name}_full"
             model.graph.outputs[index] = halved = halver.half(value)
             halved.name = name
+    for name, weight in list(model.graph.initializers.items()):
+        if not weight.uses():
+            del model.graph.initializers[name]
 
 
 class _Halver:

@@ -5,7 +5,9 @@ from functools import partial
 import pytest
 import torch
 
+from fpt_ros.core.encoder import DinoEncoder
 from fpt_ros.core.engine import TorchEngine
+from fpt_ros.engines.export import stage_graphs
 from fpt_ros.engines.staged import StagedEngine
 
 openvino = pytest.importorskip("openvino")
@@ -184,3 +186,15 @@ def test_half_precision_in_the_products_only(model, onnx_graphs, image):
 
 def _call(function, inputs):
     return function(**inputs)
+
+
+def test_positions_are_resized_beforehand(exported_model):
+    encoder = exported_model.image_embedder
+    if not isinstance(encoder, DinoEncoder):
+        pytest.skip("has none to resize")
+    ours = stage_graphs(exported_model)[0].module.encoder
+    image = torch.rand(1, 3, encoder.input_px, encoder.input_px)
+    torch.testing.assert_close(ours(image).tokens, encoder(image).tokens)
+    assert ours.model.position_grid == encoder.model.grid == 3
+    assert encoder.model.position_grid == 4  # as it was
+    assert ours.model.blocks is encoder.model.blocks
