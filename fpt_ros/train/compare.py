@@ -14,12 +14,12 @@ from fpt_ros.data.samples import ShardIndex
 from fpt_ros.evaluate.baselines import BASELINES
 from fpt_ros.evaluate.metrics import bootstrap_interval
 from fpt_ros.evaluate.runner import MODEL, EvaluationSettings, TestSample, evaluate, load_samples
-from fpt_ros.train.gate import COVERAGES, ERRORS, POKES, Comparison, Interval
+from fpt_ros.train.gate import COVERAGES, ERRORS, LIMITED, POKES, Comparison, Interval
 
 BEFORE, AFTER = "before", "after"
 _POINTS_PER_SIDE = 32
 """Of the finer grid of the shards, about so many are asked about."""
-_ALWAYS_DEFINED = (*ERRORS, "coverage_90")  # NaN: the prediction is no number
+_ALWAYS_DEFINED = (*ERRORS, *LIMITED, "coverage_90")  # NaN: the prediction is no number
 
 Record = dict[str, Any]
 
@@ -70,7 +70,7 @@ def compared(records: list[Record]) -> Comparison:
     """BEFORE and AFTER, by all measures that the gate looks at and some sample has."""
     before, after, changes = {}, {}, {}
     for pokes in POKES:
-        for measure in (*ERRORS, *COVERAGES):
+        for measure in {**ERRORS, **COVERAGES, **LIMITED}:
             sides, _ = _pairs(records, pokes, measure)
             if len(sides):
                 before[pokes, measure], after[pokes, measure] = map(float, sides.mean(axis=0))

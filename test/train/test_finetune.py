@@ -105,9 +105,14 @@ def test_the_best_share_that_forgets_little():
 # ---- the gate -----------------------------------------------------------------------------------
 
 
-def side(epe_px=10.0, nll=-6.0, coverage=0.9, **changes):
-    measures = {"epe_moving_px": epe_px, "nll": nll, "coverage_90": coverage}
-    return {(pokes, name): value for pokes in (1, 5) for name, value in measures.items()} | changes
+def side(epe_px=10.0, nll=-6.0, coverage=0.9, all_px=5.0):
+    measures = {
+        "epe_moving_px": epe_px,
+        "epe_all_px": all_px,
+        "nll": nll,
+        "coverage_90": coverage,
+    }
+    return {(pokes, name): value for pokes in (1, 5) for name, value in measures.items()}
 
 
 BETTER = Comparison(side(), side(7.0, -6.5))
@@ -140,6 +145,7 @@ def test_better_and_little_forgotten_is_promoted():
         (Comparison(side(coverage=0.7), side(7.0, -6.5, 0.99)), SAME, ""),
         (BETTER, Comparison(side(20.0), side(21.2)), "rose by 6.0 % at one poke, allowed are 5 %"),
         (BETTER, Comparison(side(20.0), side(float("nan"))), "rose by nan"),
+        (BETTER, Comparison(side(), side(all_px=6.0)), "error over all points .* rose by 20.0 %"),
         (BETTER, None, "not known without synthetic data"),
         (dataclasses.replace(BETTER, changes=CHANCE), SAME, "NLL .* fell at 5 pokes .* by no more"),
         (WORSE_OF_MOVING, SAME, "cover 70 % of moving points at one poke, before 80 %"),
