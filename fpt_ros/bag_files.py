@@ -48,8 +48,10 @@ class OpenedFiles:
     messages_compressed: bool = False
 
 
-def open_files(path: Path, stack: ExitStack) -> OpenedFiles:
+def open_files(path: Path, stack: ExitStack, scratch: Path | None = None) -> OpenedFiles:
     """Open a rosbag2 folder, or one of its files, for as long as `stack` is open.
+
+    Compressed files are expanded in `scratch`, by default where `tempfile` puts things.
 
     Raises OSError, or whatever the parser meets, when nothing of it can be read.
     """
@@ -58,13 +60,15 @@ def open_files(path: Path, stack: ExitStack) -> OpenedFiles:
     opened.messages_compressed = mode == "message"
     for number, file in enumerate(files, 1):
         is_last_hope = number == len(files) and not opened.readers
-        _open_file(file, stack, opened, must_open=is_last_hope)
+        _open_file(file, stack, opened, scratch, must_open=is_last_hope)
     return opened
 
 
-def _open_file(file: Path, stack: ExitStack, opened: OpenedFiles, must_open: bool) -> None:
+def _open_file(
+    file: Path, stack: ExitStack, opened: OpenedFiles, scratch: Path | None, must_open: bool
+) -> None:
     try:
-        plain = _expanded(file, stack) if file.suffix == ".zstd" else file
+        plain = _expanded(file, stack, scratch) if file.suffix == ".zstd" else file
         opened.readers.append(_reader(plain, stack, opened.damages))
     except Exception as error:  # the parser meets untrusted bytes and raises many types
         if must_open:
@@ -120,9 +124,9 @@ def _storage_files(path: Path, damages: list[str]) -> tuple[list[Path], str]:
     raise FileNotFoundError("the folder holds neither metadata.yaml nor a .mcap or .db3 file")
 
 
-def _expanded(file: Path, stack: ExitStack) -> Path:
+def _expanded(file: Path, stack: ExitStack, scratch: Path | None) -> Path:
     """Decompress a file into a temporary folder: a database needs random access."""
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fpt_bag_")))
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fpt_bag_", dir=scratch)))
     plausible = max(_SMALL_FILE_BYTES, _MAX_FILE_RATIO * file.stat().st_size)
     limit = min(plausible, shutil.disk_usage(folder).free - _SPARE_DISK_BYTES)
     plain = folder / file.stem

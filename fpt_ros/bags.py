@@ -51,11 +51,12 @@ class BagReader:
         BagError: from any method; names the file and the reason.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, scratch: Path | None = None) -> None:
+        """Open it. scratch: where compressed files are expanded; default: as for `tempfile`."""
         self.path = Path(path)
         self._stack = ExitStack()
         try:
-            self._files = open_files(self.path, self._stack)
+            self._files = open_files(self.path, self._stack, scratch)
             readers = self._files.readers
             filled = [reader for reader in readers if reader.message_count]
             self.message_count = sum(reader.message_count for reader in filled)
@@ -107,11 +108,15 @@ class BagReader:
         except Exception as error:
             raise _bag_error(self.path, error) from error
 
+    def close(self) -> None:
+        """Close the files, and remove what they were expanded to."""
+        self._stack.close()
+
     def __enter__(self) -> "BagReader":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        self.close()
 
 
 def _merged_topics(connections: Iterator[Connection]) -> dict[tuple[str, str], BagTopic]:

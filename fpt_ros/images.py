@@ -108,9 +108,30 @@ def _decoded(message: Any) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(pixels, conversion), np.uint8)
 
 
+def picture_to_rgb(content: bytes) -> NDArray[np.uint8]:
+    """Decode a JPEG or PNG file into RGB uint8 [H, W, 3], as the messages that hold such files.
+
+    Raises:
+        InvalidInputError: says why it cannot be decoded.
+    """
+    try:
+        bgr = _bgr(np.frombuffer(content, np.uint8), "a file")
+    except cv2.error as error:
+        raise InvalidInputError(f"data cannot be decoded: {error.err or error}") from error
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+
+
 def _decompressed(message: Any) -> NDArray[np.uint8]:
-    data = _bytes_of(message)
-    width, height = _compressed_size(data.tobytes(), message.format)
+    bgr = _bgr(_bytes_of(message), message.format)
+    # image_transport names the order of channels that it compressed after the codec, as in
+    # "rgb8; jpeg compressed bgr8". Only "compressed rgb8" differs from what every codec means.
+    if "compressed rgb" in message.format:
+        return bgr
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _bgr(data: NDArray[np.uint8], described_as: str) -> NDArray[np.uint8]:
+    width, height = _compressed_size(data.tobytes(), described_as)
     if width < 1 or height < 1 or width * height > MAX_COMPRESSED_PIXELS:
         raise InvalidInputError(
             f"data claims {width} x {height} px; from 1 to {MAX_COMPRESSED_PIXELS} are accepted"
@@ -118,12 +139,8 @@ def _decompressed(message: Any) -> NDArray[np.uint8]:
     # Pixel coordinates are those of the sensor: a camera's EXIF rotation is not applied.
     bgr = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if bgr is None or bgr.shape != (height, width, 3):
-        raise InvalidInputError(f"data cannot be decoded as {message.format!r}")
-    # image_transport names the order of channels that it compressed after the codec, as in
-    # "rgb8; jpeg compressed bgr8". Only "compressed rgb8" differs from what every codec means.
-    if "compressed rgb" in message.format:
-        return np.asarray(bgr, np.uint8)
-    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+        raise InvalidInputError(f"data cannot be decoded as {described_as!r}")
+    return np.asarray(bgr, np.uint8)
 
 
 def _bytes_of(message: Any) -> NDArray[np.uint8]:

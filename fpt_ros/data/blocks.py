@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 
 _PERIOD = 5  # of so many blocks, the last is for validation
 _MIN_HORIZONS = 4  # length of a block: half of a held-out one may go for its gaps
@@ -15,8 +15,8 @@ _TYPICAL_S = 60.0
 class Block:
     """A stretch of one recording, in seconds from its beginning.
 
-    Cameras that recorded at the same time share their blocks, so that what one saw in training is
-    not what another one sees in validation.
+    What was recorded at the same time counts as one recording (`together`) and shares its blocks,
+    so that what one camera saw in training is not what another one sees in validation.
     """
 
     recording: int
@@ -24,6 +24,25 @@ class Block:
     split: str
     start_s: float
     stop_s: float
+
+
+def together(spans: Sequence[tuple[int | None, float]], gap_s: float) -> list[list[int]]:
+    """Which recordings overlap in time, or follow one another within `gap_s`: groups of indices.
+
+    Args:
+        spans: beginning (ns) and duration (s) of each; one whose beginning is None stays alone.
+        gap_s: how far apart recordings have to be.
+    """
+    starts_ns = {i: start_ns for i, (start_ns, _) in enumerate(spans) if start_ns is not None}
+    groups = [[i] for i in range(len(spans)) if i not in starts_ns]
+    end_ns = -inf
+    for i in sorted(starts_ns, key=lambda i: starts_ns[i]):
+        if starts_ns[i] <= end_ns + gap_s * 1e9:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+        end_ns = max(end_ns, starts_ns[i] + spans[i][1] * 1e9)
+    return sorted(sorted(group) for group in groups)
 
 
 def plan_blocks(durations_s: Sequence[float], horizon_s: float, test: bool) -> list[Block]:

@@ -8,31 +8,53 @@ goes on where it stopped.
 from __future__ import annotations
 
 import json
+import logging
 import os
+import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fpt_ros.core.errors import FptError, InvalidInputError
-from fpt_ros.data.blocks import Block, plan_blocks
-from fpt_ros.data.footage import Footage, Frame, open_footage
+from fpt_ros.core.errors import InvalidInputError
+from fpt_ros.data.blocks import Block, plan_blocks, together
+from fpt_ros.data.footage import Footage, Frame, find_sources, open_footage
 from fpt_ros.data.tarfiles import add_file, jpeg, new_shard, npz, remove_stale
 from fpt_ros.data.tracks import PointTracker, one_opencv_thread
 from fpt_ros.data.tracks.classical import ClassicalTracker
 from fpt_ros.data.windows import ClipSample, ClipSettings, clip_samples
 
-FORMAT = 1
-_LEDGER = "blocks"
-_FACTS = "recordings.json"
+log = logging.getLogger(__name__)
+
+FORMAT = 2
+_LEDGERS = "blocks"
+_PLAN = "recordings.json"
 
 
-class Stopped(FptError):
-    """The work was stopped on demand; what is finished stays and need not be done again."""
+@dataclass
+class Tally:
+    """Samples, and the sums (of largest_flow: the maximum) of what `ClipSample.about` says."""
+
+    samples: int = 0
+    kept: float = 0.0
+    moving_share: float = 0.0
+    mean_flow: float = 0.0
+    largest_flow: float = 0.0
+    camera_static: int = 0
+
+    def add(self, about: dict[str, Any]) -> None:
+        """Count a sample."""
+        self.samples += 1
+        self.kept += about["kept"]
+        self.moving_share += about["moving_share"]
+        self.mean_flow += about["mean_flow"]
+        self.largest_flow = max(self.largest_flow, about["largest_flow"])
+        self.camera_static += about["camera_static"]
 
 
 @dataclass
@@ -40,23 +62,41 @@ class Report:
     """What recordings gave.
 
     samples: per split. footage_s: per split. dropped: first images that gave no sample, and cuts,
-    by reason. skipped: images that could not be used, by reason. about: facts of every sample.
+    by reason. skipped: images that could not be used, by reason. splits, families: what the samples
+    are like, per split and per footage.
     """
 
     samples: Counter[str] = field(default_factory=Counter)
     footage_s: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
-    about: list[dict[str, Any]] = field(default_factory=list)
+    splits: dict[str, Tally] = field(default_factory=dict)
+    families: dict[str, Tally] = field(default_factory=dict)
     tracker: str = ""
 
-    def add(self, split: str, ledger: dict[str, Any]) -> None:
+    def add(self, ledger: dict[str, Any]) -> None:
         """Count a block."""
+        split = ledger["split"]
         self.samples[split] += len(ledger["samples"])
         self.footage_s[split] += ledger["footage_s"]
         self.dropped.update(ledger["dropped"])
         self.skipped.update(ledger["skipped"])
-        self.about += [about | {"split": split} for about in ledger["samples"]]
+        for about in ledger["samples"]:
+            self.splits.setdefault(split, Tally()).add(about)
+            self.families.setdefault(about["family"], Tally()).add(about)
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """What becomes one shard: the part of a camera's footage, in its own time, that is in a block.
+
+    A camera that began to record later than others of its recording has less of their first block.
+    """
+
+    block: Block
+    footage: Footage
+    start_s: float
+    stop_s: float
 
 
 def make_shards(
@@ -67,11 +107,11 @@ def make_shards(
     tracker: PointTracker | None = None,
     image_rate_hz: float = 10.0,
     progress: Callable[[float, str], None] = lambda fraction, doing: None,
-    should_stop: Callable[[], bool] = lambda: False,
 ) -> Report:
     """Track what moves in recordings and write it as training, validation and test shards.
 
-    Splits are blocks of time with gaps of a horizon between them. Run it again to continue.
+    Splits are blocks of time with gaps of a horizon between them. Run it again to continue, with
+    the recordings of the first time: what has come since is left out, with a warning.
 
     Args:
         sources: bags, videos, folders of them, folders of images.
@@ -81,63 +121,97 @@ def make_shards(
         tracker: what follows points; default: the one without learned weights.
         image_rate_hz: of folders of images.
         progress: is told the share of the footage that is done, and what is being done.
-        should_stop: asked at every frame; True ends the work.
 
     Raises:
         InvalidInputError: nothing to read, a missing topic, or `out` holds other recordings.
         BagError: a bag cannot be read.
-        Stopped: should_stop said so.
         OSError: the disk is full, or not writable.
     """
     tracker = tracker or ClassicalTracker()
-    with one_opencv_thread(), open_footage(sources, topics, image_rate_hz) as footage:
-        recordings = list(dict.fromkeys(each.recording for each in footage))
-        durations_s = [
-            max(each.duration_s for each in footage if each.recording == name)
-            for name in recordings
-        ]
-        blocks = plan_blocks(durations_s, settings.horizon_s, settings.test)
-        cameras = [[each for each in footage if each.recording == name] for name in recordings]
-        units = [(block, each) for block in blocks for each in cameras[block.recording]]
-        facts = {
-            "format": FORMAT,
-            "settings": asdict(settings),
-            "tracker": tracker.name,
-            "footage": [[each.name, round(each.duration_s, 3)] for each in footage],
+    asked: dict[str, Any] = {
+        "format": FORMAT,
+        "settings": asdict(settings),
+        "tracker": tracker.name,
+        "given": [str(source.resolve()) for source in sources],
+        "topics": list(topics),
+        "image_rate_hz": image_rate_hz,
+    }
+    asked = json.loads(json.dumps(asked))
+    known = _known_plan(out / _PLAN, asked)
+    if known:
+        _warn_of_new(sources, known["sources"])
+        if all(_ledger(out, number).exists() for number in range(len(known["units"]))):
+            return _report(out, len(known["units"]), tracker)
+    places = [Path(source) for source in known["sources"]] if known else find_sources(sources)
+    (out / _LEDGERS).mkdir(parents=True, exist_ok=True)
+    with (
+        one_opencv_thread(),
+        _scratch(out) as scratch,
+        open_footage(places, topics, image_rate_hz, scratch) as footage,
+    ):
+        units = _plan_units(footage, settings)
+        plan = {
+            "sources": [str(place) for place in places],
+            "units": [
+                [unit.footage.name, unit.block.split, round(unit.start_s, 3), round(unit.stop_s, 3)]
+                for unit in units
+            ],
         }
-        (out / _LEDGER).mkdir(parents=True, exist_ok=True)
-        _check_facts(out / _FACTS, json.loads(json.dumps(facts)))
+        if known and plan["units"] != known["units"]:
+            raise InvalidInputError(
+                f"the recordings have changed since work on {out} began; use another folder"
+            )
+        _write_json(out / _PLAN, asked | plan)
         for split in ("train", "val", "test"):
             remove_stale(out, split)
-        report = Report(tracker=tracker.name)
-        total_s = sum(block.stop_s - block.start_s for block, _ in units)
+        total_s = sum(unit.stop_s - unit.start_s for unit in units)
         done_s = 0.0
-        for number, (block, each) in enumerate(units):
-            ledger = out / _LEDGER / f"{number:05d}.json"
+        for number, unit in enumerate(units):
 
-            def tell(
-                time_s: float, block: Block = block, each: Footage = each, before_s: float = done_s
-            ) -> None:
-                if should_stop():
-                    raise Stopped("stopped while reading " + each.name)
-                passed_s = min(max(time_s, block.start_s), block.stop_s) - block.start_s
-                progress((before_s + passed_s) / max(total_s, 1e-9), f"tracking {each.name}")
+            def tell(recorded_s: float, unit: _Unit = unit, before_s: float = done_s) -> None:
+                passed_s = min(max(recorded_s, unit.start_s), unit.stop_s) - unit.start_s
+                share = (before_s + passed_s) / max(total_s, 1e-9)
+                progress(share, f"tracking {unit.footage.name}")
 
-            if not ledger.exists():
-                tell(block.start_s)
-                entry = _write_block(out, number, block, each, tracker, settings, tell)
-                _write_json(ledger, entry)
-            report.add(block.split, json.loads(ledger.read_text()))
-            done_s += block.stop_s - block.start_s
-        progress(1.0, "tracked")
-    return report
+            if not _ledger(out, number).exists():
+                tell(unit.start_s)
+                entry = _write_block(out, number, unit, tracker, settings, tell)
+                _write_json(_ledger(out, number), entry)
+            done_s += unit.stop_s - unit.start_s
+    progress(1.0, "tracked")
+    return _report(out, len(units), tracker)
+
+
+def _plan_units(footage: Sequence[Footage], settings: ClipSettings) -> list[_Unit]:
+    """What to do, in order: block after block, and in each camera after camera."""
+    recordings = [
+        [footage[i] for i in group]
+        for group in together([(f.start_ns, f.duration_s) for f in footage], settings.horizon_s)
+    ]
+    # When each began, in seconds after the first of its recording.
+    offsets_s = [
+        [((f.start_ns or 0) - min(each.start_ns or 0 for each in cameras)) * 1e-9 for f in cameras]
+        for cameras in recordings
+    ]
+    durations_s = [
+        max(offset_s + f.duration_s for offset_s, f in zip(offsets, cameras, strict=True))
+        for offsets, cameras in zip(offsets_s, recordings, strict=True)
+    ]
+    units = []
+    for block in plan_blocks(durations_s, settings.horizon_s, settings.test):
+        cameras = zip(offsets_s[block.recording], recordings[block.recording], strict=True)
+        for offset_s, each in cameras:
+            start_s = max(0.0, block.start_s - offset_s)
+            stop_s = min(each.duration_s, block.stop_s - offset_s)
+            if start_s < stop_s:
+                units.append(_Unit(block, each, start_s, stop_s))
+    return units
 
 
 def _write_block(
     out: Path,
     number: int,
-    block: Block,
-    footage: Footage,
+    unit: _Unit,
     tracker: PointTracker,
     settings: ClipSettings,
     tell: Callable[[float], None],
@@ -146,29 +220,30 @@ def _write_block(
     dropped: Counter[str] = Counter()
     skipped: Counter[str] = Counter()
     about: list[dict[str, Any]] = []
-    last_s = block.start_s
+    last_s = unit.start_s
 
     def watched() -> Iterator[Frame]:
         nonlocal last_s
-        for frame in footage.frames(block.start_s, block.stop_s, skipped):
-            last_s = frame.time_s
+        for frame in unit.footage.frames(unit.start_s, unit.stop_s, skipped):
+            last_s = frame.recorded_s
             tell(last_s)
             yield frame
 
-    path = out / f"{block.split}-{number:05d}.tar"
+    split = unit.block.split
+    path = out / f"{split}-{number:05d}.tar"
     with new_shard(path) as tar:
         for sample in clip_samples(watched(), tracker, settings, dropped):
             if sample is None:
                 continue
-            sample.about.update(family=footage.name, scene_seed=block.number)
-            _add_sample(tar, f"{block.split}-{number:05d}-{len(about):05d}", sample)
+            sample.about.update(family=unit.footage.name, scene_seed=unit.block.number)
+            _add_sample(tar, f"{split}-{number:05d}-{len(about):05d}", sample)
             about.append(sample.about)
     if not about:
         path.unlink()
     return {
-        "split": block.split,
-        "footage": footage.name,
-        "footage_s": round(max(0.0, last_s - block.start_s), 3),
+        "split": split,
+        "footage": unit.footage.name,
+        "footage_s": round(last_s - unit.start_s, 3),
         "samples": about,
         "dropped": {reason: n for reason, n in dropped.items() if n},
         "skipped": dict(skipped),
@@ -186,17 +261,47 @@ def _add_sample(tar: tarfile.TarFile, key: str, sample: ClipSample) -> None:
     add_file(tar, f"{key}.npz", arrays)
 
 
-def _check_facts(path: Path, facts: dict[str, Any]) -> None:
-    """Remember what the shards come from, and refuse to mix in anything else."""
+def _known_plan(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """What was planned when the work began, or None. Refuses to mix in anything else."""
     if not path.exists():
-        _write_json(path, facts)
-        return
-    known = json.loads(path.read_text())
-    if different := sorted(name for name in facts if known.get(name) != facts[name]):
+        return None
+    known: dict[str, Any] = json.loads(path.read_text())
+    if different := sorted(name for name in asked if known.get(name) != asked[name]):
         raise InvalidInputError(
             f"{path.parent} holds shards made with other {', '.join(different)}; "
             "use another folder, or remove it"
         )
+    return known
+
+
+def _warn_of_new(given: Sequence[Path], known: Sequence[str]) -> None:
+    with suppress(InvalidInputError):  # what is done already need not be there any more
+        new = [source.name for source in find_sources(given) if str(source) not in known]
+        if new:
+            log.warning("left out, as they came after the work began: %s", ", ".join(new))
+
+
+def _ledger(out: Path, number: int) -> Path:
+    return out / _LEDGERS / f"{number:05d}.json"
+
+
+def _report(out: Path, n_units: int, tracker: PointTracker) -> Report:
+    report = Report(tracker=tracker.name)
+    for number in range(n_units):
+        report.add(json.loads(_ledger(out, number).read_text()))
+    return report
+
+
+@contextmanager
+def _scratch(out: Path) -> Iterator[Path]:
+    """An empty folder on the disk that was chosen for much data."""
+    folder = out / ".expanded"
+    shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

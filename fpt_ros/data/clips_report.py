@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from fpt_ros import draw
-from fpt_ros.data.clips import Report
+from fpt_ros.data.clips import Report, Tally
 from fpt_ros.data.samples import BadSampleError, ShardIndex, ShardReader, cell_centres
 from fpt_ros.evaluate.metrics import REPORT_SIDE_PX
 
@@ -42,8 +41,8 @@ def _markdown(report: Report, pictures: bool) -> str:
     ]
     for split in ("train", "val", "test"):
         if report.footage_s[split]:
-            rows = [about for about in report.about if about["split"] == split]
-            lines.append(f"| {split} | {report.footage_s[split]:.1f} | {_row(rows)} |")
+            row = _row(report.splits.get(split, Tally()))
+            lines.append(f"| {split} | {report.footage_s[split]:.1f} | {row} |")
     lines += [
         "",
         f"Pixels are those of a picture {REPORT_SIDE_PX} px wide, shares those of all points. "
@@ -54,9 +53,7 @@ def _markdown(report: Report, pictures: bool) -> str:
         "| longest, px | camera static |",
         "|---|---|---|---|---|---|---|",
     ]
-    for family in sorted({about["family"] for about in report.about}):
-        rows = [about for about in report.about if about["family"] == family]
-        lines.append(f"| {family} | {_row(rows)} |")
+    lines += [f"| {family} | {_row(tally)} |" for family, tally in sorted(report.families.items())]
     lines += _counts("Left out", "first images without a sample, and cuts", report.dropped)
     lines += _counts("Unusable", "images", report.skipped)
     if pictures:
@@ -64,17 +61,14 @@ def _markdown(report: Report, pictures: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(rows: list[dict[str, Any]]) -> str:
-    if not rows:
+def _row(tally: Tally) -> str:
+    n = tally.samples
+    if not n:
         return "0 | | | | |"
-    kept, moving, mean, longest, static = (
-        np.array([row[name] for row in rows], float)
-        for name in ("kept", "moving_share", "mean_flow", "largest_flow", "camera_static")
-    )
     return (
-        f"{len(rows)} | {kept.mean():.0%} | {moving.mean():.1%} | "
-        f"{REPORT_SIDE_PX * mean.mean():.1f} | {REPORT_SIDE_PX * longest.max():.0f} | "
-        f"{static.mean():.0%}"
+        f"{n} | {tally.kept / n:.0%} | {tally.moving_share / n:.1%} | "
+        f"{REPORT_SIDE_PX * tally.mean_flow / n:.1f} | {REPORT_SIDE_PX * tally.largest_flow:.0f} | "
+        f"{tally.camera_static / n:.0%}"
     )
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rosbags.typesys.store import Typestore
@@ -22,25 +21,30 @@ from rosbags.typesys.store import Typestore
 from fpt_ros.bag_files import is_storage_file
 from fpt_ros.bags import BagError, BagReader, BagTopic, typestore_for
 from fpt_ros.core.errors import InvalidInputError
-from fpt_ros.images import MAX_COMPRESSED_PIXELS, image_to_rgb
+from fpt_ros.images import MAX_COMPRESSED_PIXELS, image_to_rgb, picture_to_rgb
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
-PICTURE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+PICTURE_SUFFIXES = {".jpeg", ".jpg", ".png"}
 VIDEO_SUFFIXES = {".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
 
 # Header stamps and times of recording may drift apart, but not by this much between two images.
 MAX_STAMP_JUMP_S = 0.5
+
+_MAX_OPEN_BAGS = 4
+_MAX_PICTURE_BYTES = 4 * MAX_COMPRESSED_PIXELS
 
 
 @dataclass(frozen=True)
 class Frame:
     """One image.
 
-    `time_s` is counted from the beginning of the recording. `follows` is False when time does not
-    go on from the frame before: a stamp is missing or jumps.
+    `time_s` is its stamp, `recorded_s` when it was recorded, both counted from the beginning of its
+    footage. `follows` is False when time does not go on from the frame before: a stamp is missing
+    or jumps.
     """
 
     time_s: float
+    recorded_s: float
     follows: bool
     rgb: NDArray[np.uint8]  # [H, W, 3]
 
@@ -48,12 +52,13 @@ class Frame:
 class Footage(Protocol):
     """One camera's images of one recording.
 
-    Footage with the same `recording` shows the same things at the same time; `name` tells its
-    cameras apart. `duration_s` is the recording's.
+    No other footage that was opened with it has the same `name`. `start_ns` is when the recording
+    began, on a clock that it shares with others; None where that is not known. `duration_s` is the
+    recording's.
     """
 
-    recording: str
     name: str
+    start_ns: int | None
     duration_s: float
 
     def frames(self, start_s: float, stop_s: float, skipped: Counter[str]) -> Iterator[Frame]:
@@ -61,16 +66,31 @@ class Footage(Protocol):
         ...
 
 
+def find_sources(given: Sequence[Path]) -> list[Path]:
+    """Bags, videos and folders of images in what is given, each once, by their whole paths.
+
+    Raises:
+        InvalidInputError: something given is not there.
+    """
+    return list(dict.fromkeys(place.resolve() for each in given for place in _places(each)))
+
+
 @contextmanager
 def open_footage(
-    sources: Sequence[Path], topics: Sequence[str] = (), image_rate_hz: float = 10.0
+    sources: Sequence[Path],
+    topics: Sequence[str] = (),
+    image_rate_hz: float = 10.0,
+    scratch: Path | None = None,
 ) -> Iterator[list[Footage]]:
     """All footage in bags, videos, and folders of bags, videos or images.
+
+    Its frames are to be read one footage after the other: few bags are open at a time.
 
     Args:
         sources: rosbag2 folders or files, videos, folders of videos, folders of images.
         topics: image topics to use of the bags; none: every topic with images.
         image_rate_hz: how fast images of a folder follow one another.
+        scratch: where compressed bags are expanded; default: as for `tempfile`.
 
     Raises:
         InvalidInputError: nothing there, a topic is missing or holds no images.
@@ -78,26 +98,46 @@ def open_footage(
     """
     if not 0 < image_rate_hz < 1000:
         raise InvalidInputError(f"the image rate is {image_rate_hz} Hz; use 0 to 1000")
-    with ExitStack() as stack:
+    places = find_sources(sources)
+    with closing(_OpenBags(scratch)) as bags:
         found: list[Footage] = []
-        bags: list[tuple[Path, BagReader]] = []
-        for source in [place for given in sources for place in _places(given)]:
+        held: dict[str, list[BagTopic]] = {}
+        for name, source in zip(_names(places), places, strict=True):
             if is_bag(source):
-                bags.append((source, stack.enter_context(BagReader(source))))
-                found += _bag_footage(source, bags[-1][1], topics)
+                held[name] = bags.reader(source).topics
+                found += _bag_footage(name, source, bags, topics)
             elif source.is_dir():
-                found.append(PictureFolder(source, image_rate_hz))
+                found.append(PictureFolder(name, source, image_rate_hz))
             else:
-                found.append(VideoFile(source))
-        if topics and bags:
-            _check_topics(topics, [topic for _, bag in bags for topic in bag.topics])
+                found.append(VideoFile(name, source))
+        if topics and held:
+            _check_topics(topics, [topic for there in held.values() for topic in there])
         if not found:
             raise InvalidInputError(
                 "no images in "
                 + ", ".join(str(source) for source in sources)
-                + "".join(f"; {path.name} holds {_listed(bag.topics)}" for path, bag in bags)
+                + "".join(f"; {name} holds {_listed(there)}" for name, there in held.items())
             )
         yield found
+
+
+class _OpenBags:
+    """Readers of bags. The few used last stay open: all might be too many files."""
+
+    def __init__(self, scratch: Path | None) -> None:
+        self._scratch = scratch
+        self._readers: dict[Path, BagReader] = {}  # the one used last comes last
+
+    def reader(self, path: Path) -> BagReader:
+        reader = self._readers.pop(path, None) or BagReader(path, self._scratch)
+        if len(self._readers) == _MAX_OPEN_BAGS:
+            self._readers.pop(next(iter(self._readers))).close()
+        self._readers[path] = reader
+        return reader
+
+    def close(self) -> None:
+        for reader in self._readers.values():
+            reader.close()
 
 
 def is_bag(path: Path) -> bool:
@@ -120,6 +160,22 @@ def _places(source: Path) -> list[Path]:
     return [source] if any(e.suffix.lower() in PICTURE_SUFFIXES for e in inside) else []
 
 
+def _names(sources: Sequence[Path]) -> list[str]:
+    """A name for each source: the end of its path, as much of it as tells it from the others."""
+    names = [source.name if source.is_dir() else _plain_stem(source) for source in sources]
+    for depth in range(1, max((len(source.parts) for source in sources), default=0) + 1):
+        count = Counter(names)
+        names = [
+            name if count[name] == 1 else "/".join(source.parts[-depth:])
+            for name, source in zip(names, sources, strict=True)
+        ]
+    return names
+
+
+def _plain_stem(file: Path) -> str:
+    return Path(file.stem).stem if file.suffix == ".zstd" else file.stem
+
+
 def _check_topics(wanted: Sequence[str], there: Sequence[BagTopic]) -> None:
     types: dict[str, str] = {topic.name: topic.type_name for topic in there}
     for name in wanted:
@@ -136,30 +192,44 @@ def _listed(topics: Sequence[BagTopic]) -> str:
     return ", ".join(names) or "no topics"
 
 
-def _bag_footage(source: Path, reader: BagReader, topics: Sequence[str]) -> list[Footage]:
-    return [
-        BagFootage(source, reader, topic)
-        for topic in reader.topics
+def _bag_footage(name: str, source: Path, bags: _OpenBags, topics: Sequence[str]) -> list[Footage]:
+    cameras = [
+        topic
+        for topic in bags.reader(source).topics
         if topic.type_name in IMAGE_TYPES and (not topics or topic.name in topics)
+    ]
+    types = Counter(topic.name for topic in cameras)
+    return [
+        BagFootage(
+            f"{name}{topic.name}"
+            + (f" ({topic.type_name.rpartition('/')[2]})" if types[topic.name] > 1 else ""),
+            source,
+            bags,
+            topic,
+        )
+        for topic in cameras
     ]
 
 
 class BagFootage:
     """An image topic of a bag. Blocks of time go by the time of recording, which never jumps."""
 
-    def __init__(self, path: Path, reader: BagReader, topic: BagTopic) -> None:
-        self.recording = path.stem
-        self.name = f"{path.stem}{topic.name}"
+    def __init__(self, name: str, path: Path, bags: _OpenBags, topic: BagTopic) -> None:
+        reader = bags.reader(path)
+        self.name = name
+        self.start_ns: int | None = reader.start_ns
         self.duration_s = reader.duration_s
-        self._reader = reader
+        self._path = path
+        self._bags = bags
         self._topic = topic
         self._types = typestore_for(topic.type_name)
 
     def frames(self, start_s: float, stop_s: float, skipped: Counter[str]) -> Iterator[Frame]:
         """See Footage."""
-        origin_ns = self._reader.start_ns
+        reader = self._bags.reader(self._path)
+        origin_ns = reader.start_ns
         start_ns, stop_ns = (origin_ns + round(t * 1e9) for t in (start_s, stop_s))
-        messages = self._reader.messages({self._topic.name}, start_ns, stop_ns)
+        messages = reader.messages({self._topic.name}, start_ns, stop_ns)
         before: tuple[int, int] | None = None
         while True:
             try:
@@ -186,7 +256,8 @@ class BagFootage:
             if not follows:
                 skipped["jump of the stamps (footage cut there)"] += 1
             before = stamp_ns, logged_ns
-            yield Frame((stamp_ns - origin_ns) * 1e-9, follows, rgb)
+            time_s, recorded_s = ((t - origin_ns) * 1e-9 for t in before)
+            yield Frame(time_s, recorded_s, follows, rgb)
 
 
 def decoded_image(types: Typestore, type_name: str, cdr: bytes) -> tuple[NDArray[np.uint8], int]:
@@ -214,13 +285,15 @@ class VideoFile:
     """A video that FFmpeg reads.
 
     Raises:
-        InvalidInputError: it cannot be opened, or holds no pictures.
+        InvalidInputError: it cannot be opened, holds no pictures, or too large ones.
     """
 
-    def __init__(self, path: Path) -> None:
+    start_ns: int | None = None
+
+    def __init__(self, name: str, path: Path) -> None:
         import av
 
-        self.recording = self.name = path.stem
+        self.name = name
         self._path = path
         try:
             with av.open(str(path)) as video:
@@ -231,10 +304,16 @@ class VideoFile:
                     if packet.pts is not None and stream.time_base is not None
                 ]
                 rate = stream.average_rate or stream.guessed_rate
+                width, height = stream.codec_context.width, stream.codec_context.height
         except (av.FFmpegError, OSError, IndexError, ValueError) as error:
             raise InvalidInputError(f"{path} is no video that can be read: {error}") from error
         if not times:
             raise InvalidInputError(f"{path} holds no pictures")
+        if width * height > MAX_COMPRESSED_PIXELS:
+            raise InvalidInputError(
+                f"{path} claims pictures of {width} x {height} px; up to {MAX_COMPRESSED_PIXELS} "
+                "px are accepted"
+            )
         self._first_s = min(times)
         self.duration_s = max(times) - self._first_s + (1 / float(rate) if rate else 0.0)
 
@@ -245,6 +324,8 @@ class VideoFile:
         with av.open(str(self._path)) as video:
             stream = video.streams.video[0]
             assert stream.time_base is not None
+            # Pictures may grow on the way: FFmpeg refuses them before it allocates anything.
+            stream.codec_context.options = {"max_pixels": str(MAX_COMPRESSED_PIXELS)}
             if start_s > 1:
                 try:
                     video.seek(round((start_s + self._first_s) / stream.time_base), stream=stream)
@@ -266,18 +347,17 @@ class VideoFile:
                         return
                     if time_s < start_s:
                         continue
-                    if picture.width * picture.height > MAX_COMPRESSED_PIXELS:
-                        skipped["picture too large"] += 1
-                        continue
                     follows, before_s = time_s > before_s, time_s
-                    yield Frame(time_s, follows, picture.to_ndarray(format="rgb24"))
+                    yield Frame(time_s, time_s, follows, picture.to_ndarray(format="rgb24"))
 
 
 class PictureFolder:
-    """A folder of images in the order of the numbers in their names."""
+    """A folder of JPEG and PNG images in the order of the numbers in their names."""
 
-    def __init__(self, path: Path, rate_hz: float) -> None:
-        self.recording = self.name = path.name
+    start_ns: int | None = None
+
+    def __init__(self, name: str, path: Path, rate_hz: float) -> None:
+        self.name = name
         files = [file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES]
         self._files = sorted(files, key=_natural_order)
         self._rate_hz = rate_hz
@@ -288,14 +368,14 @@ class PictureFolder:
         first, stop = (int(np.ceil(t * self._rate_hz - 1e-6)) for t in (start_s, stop_s))
         for number, file in enumerate(self._files[first:stop], first):
             try:
-                bgr = cv2.imread(str(file), cv2.IMREAD_COLOR)
-            except cv2.error:  # larger than OpenCV's own limit
-                bgr = None
-            if bgr is None:
-                skipped["undecodable image"] += 1
+                if file.stat().st_size > _MAX_PICTURE_BYTES:
+                    raise InvalidInputError("the file is too large")
+                rgb = picture_to_rgb(file.read_bytes())
+            except (InvalidInputError, OSError) as error:
+                skipped[f"undecodable image ({short_reason(error)})"] += 1
                 continue
-            rgb = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
-            yield Frame(number / self._rate_hz, True, rgb)
+            time_s = number / self._rate_hz
+            yield Frame(time_s, time_s, True, rgb)
 
 
 def _natural_order(file: Path) -> list[tuple[bool, int, str]]:
