@@ -30,8 +30,9 @@ MIN_CORRELATION = 0.6  # of the patch around a point with that around its new pl
 
 _TEXTURE_WINDOW_PX = 21
 _PATCH_PX = 15
-# Grey levels per px: what can be followed has at least this gradient in every direction, ...
-_MIN_TEXTURE = 4.0
+# Grey levels per px: what can be followed has at least this gradient in every direction, so that a
+# motion of 1 % of the side would be noticed as a change, ...
+_MIN_TEXTURE = 2.0
 _PLAIN = 5.0  # ... and a pixel below this belongs to a plain region
 _RIM_PX = 6
 _MAX_CHANGED_RIM = 0.65  # share of it
