@@ -16,7 +16,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from demo.make_bag import Clip, make_bag
+from demo.make_bag import START_NS, Clip, make_bag
 from fpt_ros.cli import main as fpt
 from fpt_ros.core.errors import InvalidInputError
 
@@ -59,16 +59,16 @@ def main() -> int:
 
 
 def make_bags(footage: Path, out: Path) -> list[Path]:
-    """One bag for each clip that is there."""
+    """One bag for each clip that is there, an hour apart: what overlaps counts as one recording."""
     bags = []
-    for clip in CLIPS:
+    for hour, clip in enumerate(CLIPS):
         found = sorted(footage.rglob(clip.file))
         if not found:
             continue
         bags.append(out / Path(clip.file).stem)
         if not bags[-1].exists():
             out.mkdir(parents=True, exist_ok=True)
-            make_bag(found[0].parent, bags[-1], (clip,))
+            make_bag(found[0].parent, bags[-1], (clip,), START_NS + hour * 3_600_000_000_000)
     if not bags:
         names = ", ".join(clip.file for clip in CLIPS)
         raise InvalidInputError(f"{footage} holds none of {names}")

@@ -78,14 +78,16 @@ def frames_bgr(path: Path, clip: Clip) -> Iterator[np.ndarray]:
                 yield frame.to_ndarray(format="bgr24")
 
 
-def make_bag(source: Path, output: Path, clips: Sequence[Clip] = CLIPS) -> None:
+def make_bag(
+    source: Path, output: Path, clips: Sequence[Clip] = CLIPS, start_ns: int = START_NS
+) -> None:
     """Write the clips one after the other into a new rosbag2 folder."""
     store = typestore_for(*TYPES.values())
     types = store.types
     with BagWriter(output) as bag:
         for topic, name in TYPES.items():
             bag.add_topic(topic, name, [_OFFERED])
-        clip_start_ns = START_NS
+        clip_start_ns = start_ns
         for clip in clips:
             for number, image in enumerate(frames_bgr(source / clip.file, clip)):
                 stamp_ns = clip_start_ns + round(number / clip.rate_hz * 1e9)

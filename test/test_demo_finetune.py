@@ -38,18 +38,20 @@ def test_the_bundled_recording_and_options_of_fpt_finetune(monkeypatch, called, 
 
 
 def test_footage_becomes_bags(monkeypatch, called, tmp_path):
-    video = cv2.VideoWriter(
-        str(tmp_path / "vtest.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48)
-    )
-    for level in range(5):
-        video.write(np.full((48, 64, 3), 50 * level, np.uint8))
-    video.release()
+    for name, codec in (("box.mp4", "mp4v"), ("vtest.avi", "MJPG")):
+        video = cv2.VideoWriter(str(tmp_path / name), cv2.VideoWriter_fourcc(*codec), 10, (64, 48))
+        for level in range(5):
+            video.write(np.full((48, 64, 3), 50 * level, np.uint8))
+        video.release()
     out = tmp_path / "out"
     assert run(monkeypatch, "--footage", tmp_path, "--out", out) == 0
-    assert called[0][1:3] == ["--bag", str(out / "bags" / "vtest")]
+    assert called[0][1:4] == ["--bag", str(out / "bags" / "box"), str(out / "bags" / "vtest")]
     with BagReader(out / "bags" / "vtest") as bag:
         counts = {topic.name: topic.message_count for topic in bag.topics}
         assert bag.duration_s == pytest.approx(0.4)
+        start_ns = bag.start_ns
+    with BagReader(out / "bags" / "box") as bag:
+        assert bag.end_ns + 600 * 10**9 < start_ns  # not at the same time
     assert counts["/camera/image_raw/compressed"] == 5
 
 
