@@ -15,7 +15,8 @@ def bag(
 ) -> int:
     """Show a recording's topics, types, rates, durations and gaps, and which images are usable.
 
-    Reads every message's time but only a few messages' contents. Exit code 1: no usable images.
+    Reads the whole recording, so that damage is found, but decodes only a few images of each topic.
+    Exit code 1: no usable images.
 
     Example: fpt bag info demo/bag
 
