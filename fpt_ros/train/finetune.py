@@ -26,6 +26,7 @@ from fpt_ros.core.errors import FptError, InvalidInputError
 from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.core.predictor import MotionPredictor
 from fpt_ros.data.clips import make_shards
+from fpt_ros.data.clips_report import save_report
 from fpt_ros.data.samples import ShardIndex, describe
 from fpt_ros.data.windows import ClipSettings
 from fpt_ros.train import blend, finetune_report, recipe, rehearsal
@@ -66,6 +67,7 @@ class Outcome:
     """What came out. `measures` maps a name with unit to (before, after)."""
 
     checkpoint: Path
+    base_sha256: str  # of the file of weights it began with
     report: Path
     verdict: Verdict
     measures: dict[str, tuple[float, float]]
@@ -141,7 +143,9 @@ class FineTuning:
             )
             if (pokes, measure) in comparison.before
         }
-        return Outcome(out / TUNED_FILE, out / REPORT_FILE, verdict, measures, text)
+        return Outcome(
+            out / TUNED_FILE, self.base.sha256, out / REPORT_FILE, verdict, measures, text
+        )
 
     # ---- plan -----------------------------------------------------------------------------------
 
@@ -196,7 +200,9 @@ class FineTuning:
         self.found = {
             "samples": ", ".join(f"{n} {split}" for split, n in found.samples.items()),
             "dropped": describe(found.dropped + found.skipped) or "nothing",
+            "what was tracked": "[recording/tracks.md](recording/tracks.md)",
         }
+        save_report(folder, found)
         log.info("recording: %s", self.found)
         for split in ("train", "val"):
             if not found.samples[split]:
@@ -269,7 +275,7 @@ class FineTuning:
             selection=config.selection,
             part_weight=0.0,  # tracks do not know parts
             schedule="thirds",
-            warmup=0.05,
+            warmup=0.15,
             patience=config.patience,
             validate_steps=max(1, (steps or 0) // _VALIDATIONS) if steps else 0,
             validate_minutes=(minutes or math.inf) / _VALIDATIONS,

@@ -38,7 +38,8 @@ class PartLoss(nn.Module):
     def forward(self, features: Tensor, part: Tensor) -> Tensor:
         """Mean of the two losses for features [V, N, channels] and part ids [V, N] (0: the world).
 
-        Points of the world differ from those of parts, but among each other say nothing.
+        Points of the world differ from those of parts, but among each other say nothing. Means over
+        the pairs of a view, then over views, so that a batch may be taken in pieces.
         """
         movable = part > 0
         with torch.autocast(features.device.type, enabled=False):
@@ -52,7 +53,7 @@ class PartLoss(nn.Module):
         telling &= ~torch.eye(part.shape[1], dtype=torch.bool, device=part.device)
         each = F.binary_cross_entropy_with_logits(logits, same.float(), reduction="none")
         pairs = [
-            (each * chosen).sum() / chosen.sum().clamp(min=1)
+            ((each * chosen).sum((1, 2)) / chosen.sum((1, 2)).clamp(min=1)).mean()
             for chosen in (telling & same, telling & ~same)
         ]
         return sum(pairs, is_movable) / 2
