@@ -31,11 +31,13 @@ from rclpy.exceptions import InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.task import Future
 
 from fpt_ros.action import FineTune
 from fpt_ros.core.errors import FptError, InvalidInputError
 from fpt_ros.dds import profile_environment
+from fpt_ros.msg import ModelInfo
 from fpt_ros.nodes.outbox import Outbox
 from fpt_ros.nodes.training_process import TrainingProcess
 from fpt_ros.params import FINE_TUNE_TABLE, FineTuneSettings, changed
@@ -45,6 +47,7 @@ _RESULT_KEPT_S = 3600
 _DISCOVERY_S = 10.0
 _LOAD_S = 120.0
 _CLOSE_S = 5.0
+_LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 _BEST = Path("training") / "best.safetensors"  # what a cancelled training leaves
 
 
@@ -61,7 +64,8 @@ class FineTuneNode(Node):
         self._settings = FineTuneSettings()
         self._declare_parameters()
         self._outbox = Outbox(self)
-        self._process: TrainingProcess | None = None  # of the goal that is served
+        self._served_id: bytes | None = None  # of the goal that is served, until it has its result
+        self._process: TrainingProcess | None = None  # of that goal
         self._progress: dict[str, Any] = {}
         self._problem = ""  # of the latest goal
         self._served = 0
@@ -105,15 +109,24 @@ class FineTuneNode(Node):
     # ---- the action -----------------------------------------------------------------------------
 
     async def _serve(self, handle: ServerGoalHandle) -> FineTune.Result:
-        if self._process is not None:
+        if self._served_id is not None:
             return self._aborted(
                 handle, "another goal is being served; cancel it, or send this one again later"
             )
-        ended: Future[dict[str, Any]] = Future()
+        self._served_id = _id(handle)
         self._problem = ""
         self._progress = {"phase": "starting", "fraction": 0.0}
         try:
+            return await self._result(handle)
+        finally:
+            self._served_id = None
+
+    async def _result(self, handle: ServerGoalHandle) -> FineTune.Result:
+        ended: Future[dict[str, Any]] = Future()
+        try:
             folder = self._folder(handle.request.output_directory)
+            if handle.is_cancel_requested:  # before there was anything to stop
+                return self._canceled(handle, folder)
             self._process = self._start(handle, folder, ended)
         except (FptError, OSError) as error:
             self._problem = str(error)
@@ -190,8 +203,13 @@ class FineTuneNode(Node):
         )
 
     def _on_cancel(self, handle: ServerGoalHandle) -> CancelResponse:
-        if self._process is not None:
-            self._process.stop()
+        if self._served_id != _id(handle):
+            return CancelResponse.ACCEPT  # it waits for its turn, or is being turned away
+        if self._process is None:
+            return (
+                CancelResponse.REJECT
+            )  # weights and report are there; the predictor may be loading
+        self._process.stop()
         return CancelResponse.ACCEPT
 
     # ---- results --------------------------------------------------------------------------------
@@ -227,7 +245,7 @@ class FineTuneNode(Node):
         if not outcome["promoted"]:
             result.message = outcome["verdict"]
         elif handle.request.promote:
-            result.message = await self._hot_swap(outcome["checkpoint"])
+            result.message = await self._hot_swap(outcome["checkpoint"], outcome["base_sha256"])
             result.promoted = not result.message
         self.get_logger().info(f"{outcome['verdict']}; {outcome['report']}")
         if result.message:
@@ -235,13 +253,27 @@ class FineTuneNode(Node):
         handle.succeed()
         return result
 
-    async def _hot_swap(self, checkpoint: str) -> str:
-        """Have the predictor load the weights; return what went wrong."""
-        service = f"{self._settings.predictor}/load_model"
-        client: Any = self.create_client(LoadModel, service, callback_group=self._group)
+    async def _hot_swap(self, checkpoint: str, base_sha256: str) -> str:
+        """Have the predictor load the weights if it serves the base; return what went wrong."""
+        predictor = self._settings.predictor
+        infos: list[ModelInfo] = []
+        subscription = self.create_subscription(
+            ModelInfo, f"{predictor}/model_info", infos.append, _LATCHED, callback_group=self._group
+        )
+        client: Any = self.create_client(
+            LoadModel, f"{predictor}/load_model", callback_group=self._group
+        )
         try:
             if not await self._until(client.service_is_ready, _DISCOVERY_S):
                 return f"better than the base, but there is no service {client.srv_name}"
+            if not await self._until(lambda: infos, _DISCOVERY_S):
+                return f"better than the base, but {subscription.topic_name} says of no model"
+            served, base = infos[-1].model_id, base_sha256[: len(infos[-1].model_id)]
+            if served != base:  # it may be better than both
+                return (
+                    f"better than the base {base}, but the predictor serves {served}, which it was "
+                    "not compared with: fine-tune that (base_checkpoint), or call load_model"
+                )
             call = client.call_async(LoadModel.Request(path=checkpoint))
             if not await self._until(call.done, _LOAD_S):
                 return f"better than the base, but {client.srv_name} did not answer"
@@ -251,6 +283,7 @@ class FineTuneNode(Node):
                 return f"better than the base, but not loaded: {reply.message}"
         finally:
             self.destroy_client(client)
+            self.destroy_subscription(subscription)
         self.get_logger().info(f"the predictor serves {reply.model_id}")
         return ""
 
@@ -289,7 +322,7 @@ class FineTuneNode(Node):
         self._settings = changed(self._settings, {each.name: each.value for each in parameters})
 
     def _report(self) -> None:
-        busy = self._process is not None
+        busy = self._served_id is not None
         state = str(self._progress["phase"]) if busy else "idle"
         values = {
             "state": state,
@@ -305,6 +338,10 @@ class FineTuneNode(Node):
         message = DiagnosticArray(status=[status])
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
+
+
+def _id(handle: ServerGoalHandle) -> bytes:
+    return bytes(handle.goal_id.uuid)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

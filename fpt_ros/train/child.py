@@ -71,6 +71,7 @@ def _run(settings: dict[str, Any], out: TextIO) -> dict[str, Any]:
     return {
         "checkpoint": str(outcome.checkpoint),
         "report": str(outcome.report),
+        "base_sha256": outcome.base_sha256,
         "promoted": outcome.verdict.promoted,
         "verdict": outcome.verdict.sentence(),
         "measures": outcome.measures,

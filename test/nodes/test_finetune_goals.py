@@ -1,0 +1,177 @@
+"""Goals of the fine-tuning node that are cancelled or promoted; their training is pretended."""
+
+from typing import ClassVar
+
+import pytest
+
+pytest.importorskip("rclpy")
+pytest.importorskip("fpt_ros.action")
+
+from action_msgs.msg import GoalStatus
+from rclpy.action import ActionClient
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile
+
+from fpt_ros.action import FineTune
+from fpt_ros.msg import ModelInfo
+from fpt_ros.nodes import finetune_node
+from fpt_ros.srv import LoadModel
+
+pytestmark = pytest.mark.integration
+
+BASE_SHA256 = 64 * "b"
+OUTCOME = {
+    "checkpoint": "/models/tuned.safetensors",
+    "report": "/models/report.md",
+    "base_sha256": BASE_SHA256,
+    "promoted": True,
+    "verdict": "promoted: better",
+    "measures": {},
+}
+
+
+class Training:
+    """Ends when it is told to, or as it is stopped."""
+
+    started: ClassVar[list] = []
+
+    def __init__(self, settings, log, threads, on_progress, on_end):
+        self.settings, self.on_end, self.stopped = settings, on_end, False
+        self.started.append(self)
+
+    def stop(self):
+        self.stopped = True
+        self.on_end({"error": "stopped"})
+
+    def wait(self, timeout_s):
+        pass
+
+
+class Desk:
+    """The node, a client of its action, and a predictor that can only load."""
+
+    def __init__(self, ros, output_dir):
+        self.ros = ros
+        namespace = next(ros.namespaces)
+        self.node = ros.node(
+            finetune_node.FineTuneNode,
+            namespace=namespace,
+            parameter_overrides=[Parameter("output_dir", value=str(output_dir))],
+        )
+        self.tester = ros.node(namespace=namespace)
+        self.client = ActionClient(self.tester, FineTune, "finetune/fine_tune")
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self.model_info = self.tester.create_publisher(ModelInfo, "predictor/model_info", latched)
+        self.loaded = []
+        self.service = None
+        ros.until(self.client.server_is_ready)
+
+    def offer_loading(self, answer=lambda: None):
+        """From now on the predictor loads; `answer` is called while it does."""
+
+        def load(request, response):
+            self.loaded.append(request.path)
+            answer()
+            response.success, response.model_id = True, "new"
+            return response
+
+        self.service = self.tester.create_service(LoadModel, "predictor/load_model", load)
+
+    def send(self, **goal):
+        sent = self.client.send_goal_async(FineTune.Goal(bags=["bag"], **goal))
+        self.ros.until(sent.done)
+        return sent.result()
+
+    def result(self, handle):
+        asked = handle.get_result_async()
+        self.ros.until(asked.done)
+        return asked.result().status, asked.result().result
+
+    def cancel(self, handle):
+        """Tell whether the node agrees."""
+        asked = handle.cancel_goal_async()
+        self.ros.until(asked.done)
+        return bool(asked.result().goals_canceling)
+
+    def training(self, number=0):
+        self.ros.until(lambda: len(Training.started) > number)
+        return Training.started[number]
+
+    def close(self):
+        self.client.destroy()
+        self.node.close()
+        self.ros.remove(self.node)
+        self.ros.remove(self.tester)
+
+
+@pytest.fixture
+def desk(ros, tmp_path, monkeypatch):
+    monkeypatch.setattr(finetune_node, "TrainingProcess", Training)
+    monkeypatch.setattr(finetune_node, "_DISCOVERY_S", 1.0)
+    monkeypatch.setattr(Training, "started", [])
+    desk = Desk(ros, tmp_path)
+    yield desk
+    desk.close()
+
+
+def test_a_cancelled_goal_stops_its_own_training_only(desk):
+    first = desk.send()
+    training = desk.training()
+    second = desk.send()
+    desk.cancel(second)  # it is being turned away, or has been
+    status, result = desk.result(second)
+    assert status == GoalStatus.STATUS_ABORTED
+    assert "another goal" in result.message
+    assert not training.stopped
+    assert desk.cancel(first)
+    assert training.stopped
+    status, result = desk.result(first)
+    assert status == GoalStatus.STATUS_CANCELED
+    assert result.message == "cancelled; there are no weights yet"
+
+
+def test_a_goal_that_is_cancelled_before_it_is_served_starts_nothing(desk, monkeypatch):
+    serve = desk.node._result
+
+    async def later(handle):
+        await desk.node._until(lambda: handle.is_cancel_requested, 20.0)
+        return await serve(handle)
+
+    monkeypatch.setattr(desk.node, "_result", later)
+    handle = desk.send()
+    monkeypatch.setattr(finetune_node, "_id", lambda handle: b"another goal")
+    assert desk.cancel(handle)
+    assert desk.result(handle)[0] == GoalStatus.STATUS_CANCELED
+    assert not Training.started
+
+
+def test_while_the_predictor_changes_over_the_node_is_busy_and_the_goal_cannot_be_cancelled(desk):
+    handle = desk.send(promote=True)
+    desk.model_info.publish(ModelInfo(model_id=BASE_SHA256[:12]))
+    desk.training().on_end({"outcome": OUTCOME})
+    desk.ros.until(lambda: desk.node._process is None)
+    assert not desk.cancel(handle)
+    status, result = desk.result(desk.send())
+    assert status == GoalStatus.STATUS_ABORTED
+    assert "another goal" in result.message
+    desk.offer_loading()
+    status, result = desk.result(handle)
+    assert (status, result.promoted) == (GoalStatus.STATUS_SUCCEEDED, True), result.message
+    assert desk.loaded == [OUTCOME["checkpoint"]]
+
+
+@pytest.mark.parametrize(
+    ("served", "reason"),
+    [("a" * 12, "the predictor serves aaaaaaaaaaaa"), (None, "says of no model")],
+)
+def test_only_the_base_is_replaced(desk, served, reason):
+    desk.offer_loading()
+    if served:
+        desk.model_info.publish(ModelInfo(model_id=served))
+    handle = desk.send(promote=True)
+    desk.training().on_end({"outcome": OUTCOME})
+    status, result = desk.result(handle)
+    assert (status, result.success) == (GoalStatus.STATUS_SUCCEEDED, True)
+    assert not result.promoted
+    assert reason in result.message
+    assert not desk.loaded
