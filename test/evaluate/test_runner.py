@@ -28,7 +28,7 @@ class Oracle:
         assert rgb.shape == (SIDE_PX, SIDE_PX, 3)
 
     def predict(self, pokes, queries, camera_static):
-        means = self.truth_px * bool(len(pokes))
+        means = self._truth_px(queries) * bool(len(pokes))
         mixture = GaussianMixture(
             torch.zeros(len(queries), 1, dtype=torch.float64),
             means[:, None],
@@ -37,9 +37,11 @@ class Oracle:
         return SimpleNamespace(mixture=mixture)
 
     def sample_jointly(self, pokes, queries, n_samples, generator, camera_static):
-        start = queries / SIDE_PX * GRID
-        cells = start[:, 1].astype(int) * GRID + start[:, 0].astype(int)
-        return np.repeat(self.truth_px.numpy()[None, cells], n_samples, axis=0)
+        return np.repeat(self._truth_px(queries).numpy()[None], n_samples, axis=0)
+
+    def _truth_px(self, queries):
+        column, row = (queries / SIDE_PX * GRID).astype(int).T
+        return self.truth_px[row * GRID + column]
 
 
 def sample(key="a", family="door", camera_static=True, moves=True):
