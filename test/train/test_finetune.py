@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -402,6 +404,18 @@ def test_resuming_needs_the_same_settings(config):
 def test_settings_that_cannot_work_are_named(config, wrong, reason):
     with pytest.raises(InvalidInputError, match=reason):
         dataclasses.replace(config, **wrong)
+
+
+def test_what_was_tracked_in_a_recording_is_shown_also_if_it_is_too_little(config, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    grey = np.full((64, 64, 3), 99, np.uint8)
+    for number in range(20):
+        cv2.imwrite(str(pictures / f"{number}.png"), grey)
+    with pytest.raises(InvalidInputError, match=r"no samples for train.*nothing moves"):
+        FineTuning(dataclasses.replace(config, data=None, bag=(pictures,))).run()
+    assert "nothing moves" in (config.out / "recording" / "tracks.md").read_text()
+    assert not (config.out / "finetune.json").exists()
 
 
 def test_without_rehearsal_nothing_is_promoted(config, monkeypatch):
