@@ -59,19 +59,23 @@ def _build(path: Path | None, wish: Wish, rebuild: bool) -> int:
     checkpoint = load_checkpoint(path or default_checkpoint())
     console = Console(stderr=True)
     problems = []
-    for name in wish.order()[:-1]:
+    for name in wish.order():
+        if name not in choose.BACKENDS:
+            continue
         try:
             try:
                 choose.load(checkpoint, name, wish)
+                broken = False
             except EngineError as error:
                 console.print(f"building {name}: {error}", highlight=False, soft_wrap=True)
+                broken = choose.is_built(checkpoint, name, wish)
             with console.status(f"building {name}") as status:
                 entry = choose.build(
                     checkpoint,
                     name,
                     wish,
                     lambda stage: status.update(f"building {name}: {stage}"),  # noqa: B023
-                    rebuild,
+                    rebuild or broken,
                 )
         except EngineError as error:
             problems.append(f"{name}: {error}")

@@ -9,7 +9,7 @@ torch      any device: always there, and what serves while another engine is bei
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -19,7 +19,7 @@ import torch
 from ..core.checkpoint import Checkpoint
 from ..core.config import ModelConfig
 from ..core.engine import Engine, Precision, TorchEngine
-from ..core.errors import EngineError
+from ..core.errors import EngineError, InvalidInputError
 from ..core.model import FlowPokeModel
 from . import cache, openvino, parity, tensorrt
 from .cuda import CudaEngine
@@ -102,20 +102,25 @@ class Service:
     engine: Engine
     to_build: tuple[str, ...]  # better ones, best first
     refused: dict[str, str]  # why better ones cannot be had, by name
+    failed: dict[str, str]  # those of them that were loaded, and did not work
 
 
-def ready(checkpoint: Checkpoint, wish: Wish) -> Service:
-    """Load the best engine that needs no building.
+def ready(checkpoint: Checkpoint, wish: Wish, failed: Mapping[str, str] | None = None) -> Service:
+    """Load the best engine that needs no building, and is none of those that failed.
 
-    Raises EngineError or InvalidInputError if not even PyTorch can run, as on a device that is not
-    there.
+    failed: why, by name. Raises EngineError or InvalidInputError if not even PyTorch can run, as
+    on a device that is not there.
     """
     to_build: list[str] = []
-    refused: dict[str, str] = {}
+    failed = dict(failed or {})
+    refused = dict(failed)
     for name in wish.order()[:-1]:
+        if name in failed:
+            continue
         if name == CudaEngine.name:
             try:
-                return Service(cuda_engine(checkpoint, wish), tuple(to_build), refused)
+                engine: Engine = cuda_engine(checkpoint, wish)
+                return Service(engine, tuple(to_build), refused, failed)
             except EngineError as error:
                 refused[name] = str(error)
                 continue
@@ -125,11 +130,12 @@ def ready(checkpoint: Checkpoint, wish: Wish) -> Service:
             refused[name] = str(error)
             continue
         try:
-            return Service(load(checkpoint, name, wish, identity), tuple(to_build), refused)
+            engine = load(checkpoint, name, wish, identity)
+            return Service(engine, tuple(to_build), refused, failed)
         except EngineError as error:
             to_build.append(name)
             refused[name] = str(error)
-    return Service(torch_engine(checkpoint, wish), tuple(to_build), refused)
+    return Service(torch_engine(checkpoint, wish), tuple(to_build), refused, failed)
 
 
 def identify(checkpoint: Checkpoint, name: str, wish: Wish) -> cache.Identity:
@@ -174,13 +180,26 @@ def load(
     return engine
 
 
+def is_built(checkpoint: Checkpoint, name: str, wish: Wish) -> bool:
+    """Whether an engine is in the cache, undamaged. Raises EngineError as `identify` does."""
+    identity = identify(checkpoint, name, wish)
+    try:
+        cache.find(wish.root, identity)
+    except EngineError:
+        return False
+    return True
+
+
 def cuda_engine(checkpoint: Checkpoint, wish: Wish) -> CudaEngine:
     """PyTorch with CUDA graphs, held against PyTorch as it is. Raises EngineError."""
     model = checkpoint.build_model().eval().requires_grad_(False)
     device = wish.torch_device()
     engine = CudaEngine(model, device, "fp32" if wish.precision == "fp32" else "bf16")
-    found = parity.check(engine, TorchEngine(model, device))
-    engine.parity_error = found.mean_displacement
+    try:
+        engine.parity_error = parity.check(engine, TorchEngine(model, device)).mean_displacement
+    except (InvalidInputError, RuntimeError) as error:  # no memory for PyTorch
+        reason = str(error).partition("\n")[0]
+        raise EngineError(f"cuda cannot be held against PyTorch: {reason}") from error
     return engine
 
 

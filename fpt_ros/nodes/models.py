@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Mapping
 from concurrent import futures
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -44,8 +48,8 @@ class Models:
         self._surroundings = surroundings
         self._loading = False
         self._build: EngineBuild | None = None
-        self._newest: PredictorPipeline | None = None  # that the worker has made
-        self._failed: PredictorPipeline | None = None
+        self._newest: weakref.ref[PredictorPipeline] | None = None  # that the worker has made
+        self._taking_over = False  # of an engine that has failed; on the worker thread only
         self.engine_state = ""  # what is under way, or why no better engine serves
         self.engine_problem = ""  # why the engine that was asked for does not serve
         self._generation = 0  # counts how often the node was configured or cleaned up
@@ -108,27 +112,46 @@ class Models:
     def _configured(self) -> PredictorPipeline:
         return self._pipeline(load_checkpoint(self._path()))
 
-    def _pipeline(self, checkpoint: Checkpoint) -> PredictorPipeline:
-        """Make one with the best engine that is ready and works; on the worker thread."""
-        wish = self._wish()
-        service = ready(checkpoint, wish)
+    def _pipeline(
+        self, checkpoint: Checkpoint, failed: Mapping[str, str] | None = None, built: str = ""
+    ) -> PredictorPipeline:
+        """Make one with the best engine that is ready and works; on the worker thread.
+
+        built: an engine that has just been built, and is not built again if it does not load.
+        """
+        service = ready(checkpoint, self._wish(), failed)
+        if built in service.to_build:
+            raise EngineError(f"{built} was built and does not load: {service.refused[built]}")
+        name = service.engine.name
         try:
             return self._made(checkpoint, service)
         except EngineError as error:
-            if service.engine.name == TorchEngine.name:
+            if name == TorchEngine.name:
                 raise
-            return self._fallback(checkpoint, wish, service.engine.name, error)
+            failed = {**service.failed, name: str(error)}
+        del service  # its memory is for the next one
+        return self._pipeline(checkpoint, failed)
 
-    def _fallback(
-        self, checkpoint: Checkpoint, wish: Wish, name: str, error: EngineError
-    ) -> PredictorPipeline:
-        service = Service(torch_engine(checkpoint, wish), (), {name: str(error)})
-        return self._made(checkpoint, service)
+    def _successor(self, checkpoint: Checkpoint, name: str, reason: str) -> PredictorPipeline:
+        """Make one that takes over from an engine that has failed; at last PyTorch on the CPU."""
+        self._worker.release()
+        gc.collect()  # tracebacks may hold what is on the GPU
+        try:
+            if name != TorchEngine.name:
+                return self._pipeline(checkpoint, {name: reason})
+        except (EngineError, InvalidInputError, RuntimeError) as error:
+            if self._wish().torch_device().type == "cpu":
+                raise
+            reason = f"{reason}; {_described(error)}"
+        cpu = replace(self._wish(), engine=TorchEngine.name, device="cpu", precision="fp32")
+        failed = {name: reason}
+        return self._made(checkpoint, Service(torch_engine(checkpoint, cpu), (), failed, failed))
 
     def _made(self, checkpoint: Checkpoint, service: Service) -> PredictorPipeline:
         arguments = (checkpoint, service, self._surroundings, self._on_failure)
-        self._newest = PredictorPipeline(*arguments)
-        return self._newest
+        pipeline = PredictorPipeline(*arguments)
+        self._newest = weakref.ref(pipeline)
+        return pipeline
 
     def _wish(self) -> Wish:
         settings = self._surroundings.settings()
@@ -148,20 +171,22 @@ class Models:
         for name, reason in service.refused.items():
             self._node.get_logger().info(f"engine {name} does not serve yet: {reason}")
         self.engine_state = "; ".join(f"{name}: {why}" for name, why in service.refused.items())
-        if self._wish().engine in (info.engine, "auto") or service.to_build:
+        if service.failed:
+            reasons = "; ".join(f"{name}: {why}" for name, why in service.failed.items())
+            self.engine_problem = f"{info.engine} serves on {info.device}: {reasons}"
+        elif self._wish().engine in (info.engine, "auto") or service.to_build:
             self.engine_problem = ""
         else:
             self.engine_problem = f"{info.engine} serves instead of {self.engine_state}"
         self.stop_building()
         if service.to_build:
             self.engine_state = f"building {service.to_build[0]}: {self.engine_state}"
+            on_built = partial(self._on_built, weakref.ref(pipeline), self._generation)
             self._build = EngineBuild(
                 pipeline.checkpoint.path,
                 service.to_build,
                 self._wish(),
-                lambda name, problem: self._outbox.post(
-                    partial(self._on_built, pipeline, self._generation, name, problem)
-                ),
+                lambda name, problem: self._outbox.post(partial(on_built, name, problem)),
             )
 
     def stop_building(self) -> None:
@@ -171,10 +196,15 @@ class Models:
             self._build = None
 
     def _on_built(
-        self, pipeline: PredictorPipeline, generation: int, name: str, problem: str
+        self,
+        served_by: weakref.ref[PredictorPipeline],
+        generation: int,
+        name: str,
+        problem: str,
     ) -> None:
         """Serve with an engine that has just been built, if the same model still serves."""
-        if generation != self._generation:
+        pipeline = served_by()
+        if generation != self._generation or pipeline is None:
             return
         if problem:
             self.engine_problem = f"{pipeline.service.engine.name} serves: {problem}"
@@ -182,32 +212,40 @@ class Models:
             self._node.get_logger().warning(self.engine_problem)
             return
         self._node.get_logger().info(f"engine {name} is built")
-        self._succeed(pipeline, generation, partial(self._pipeline, pipeline.checkpoint))
+        self._succeed(pipeline, partial(self._pipeline, pipeline.checkpoint, built=name))
 
     def _on_failure(self, failed: PredictorPipeline, error: EngineError) -> None:
-        """Let PyTorch take over from an engine that has failed; on the worker thread."""
-        name, generation = failed.service.engine.name, self._generation
-        if name == TorchEngine.name or self._failed is failed:
-            return
-        self._failed = failed
-        make = partial(self._fallback, failed.checkpoint, self._wish(), name, error)
-        self._succeed(failed, generation, make)
+        """Let another engine take over from one that has failed; on the worker thread.
 
-    def _succeed(
-        self, old: PredictorPipeline, generation: int, make: Callable[[], PredictorPipeline]
-    ) -> None:
+        PyTorch stays where it can go on: on a CPU, and when a question was too large for the GPU.
+        """
+        engine = failed.service.engine
+        recovers = engine.device.type == "cpu" or isinstance(
+            error.__cause__, torch.OutOfMemoryError
+        )
+        if self._taking_over or (engine.name == TorchEngine.name and recovers):
+            return
+        self._taking_over = True
+        self._succeed(failed, partial(self._successor, failed.checkpoint, engine.name, str(error)))
+
+    def _succeed(self, old: PredictorPipeline, make: Callable[[], PredictorPipeline]) -> None:
         """Put another pipeline for the same model into the worker, and say so."""
+        generation, replaced = self._generation, weakref.ref(old)
 
         def successor() -> PredictorPipeline:
-            if generation != self._generation or self._newest is not old:
-                raise FptError("another model serves by now")
+            self._taking_over = False
+            if generation != self._generation or self._newest != replaced:
+                raise futures.CancelledError  # another model serves by now
             return make()
 
         def announce(done: futures.Future[PredictorPipeline]) -> None:
             try:
                 self._announce(done.result())
-            except (Exception, futures.CancelledError) as error:
-                self._node.get_logger().warning(f"the engine stays: {_described(error)}")
+            except futures.CancelledError:
+                pass
+            except Exception as error:
+                self.engine_problem = self.engine_state = _described(error)
+                self._node.get_logger().warning(f"no other engine serves: {_described(error)}")
 
         self._worker.install(successor).add_done_callback(
             lambda done: self._outbox.post(partial(announce, done))

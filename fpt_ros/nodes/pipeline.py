@@ -14,7 +14,7 @@ from std_msgs.msg import Header
 
 from fpt_ros import convert, draw
 from fpt_ros.core.checkpoint import Checkpoint
-from fpt_ros.core.errors import EngineError, InvalidInputError
+from fpt_ros.core.errors import EngineError, FptError, InvalidInputError
 from fpt_ros.core.parts import influence, moving_part_mask
 from fpt_ros.core.predictor import EncodedFrame, Motion, MotionPredictor
 from fpt_ros.engines.choose import Service
@@ -73,9 +73,10 @@ class PredictorPipeline:
             model_id=checkpoint.sha256[:12],
             between_chunks=surroundings.check,
         )
-        blank = self.predictor.encode_image(np.zeros((480, 640, 3), np.uint8))
-        n = surroundings.settings().grid_size
-        self.predictor.predict_grid([[320, 240, 10, 0]], n, frame=blank)
+        with self._typed():
+            blank = self.predictor.encode_image(np.zeros((480, 640, 3), np.uint8))
+            n = surroundings.settings().grid_size
+            self.predictor.predict_grid([[320, 240, 10, 0]], n, frame=blank)
 
     def encode(self, image: ImageMessage) -> EncodedFrame:
         """Decode and encode an image. Raises InvalidInputError."""
@@ -193,11 +194,24 @@ class PredictorPipeline:
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
+        """Tell when the engine cannot go on."""
         try:
-            yield
+            with self._typed():
+                yield
         except EngineError as error:
             self._on_failure(self, error)
             raise
+
+    @contextmanager
+    def _typed(self) -> Iterator[None]:
+        """Turn what PyTorch raises on a GPU, outside of the engine as well, into EngineError."""
+        try:
+            yield
+        except RuntimeError as error:
+            if isinstance(error, FptError) or self.service.engine.device.type != "cuda":
+                raise
+            reason = str(error).partition("\n")[0]
+            raise EngineError(f"the GPU failed: {reason}") from error
 
     def _predict(self, encoded: EncodedFrame, question: convert.Question) -> Motion:
         settings = self._surroundings.settings()

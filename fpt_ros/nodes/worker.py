@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from fpt_ros.core.errors import InvalidInputError
+from fpt_ros.core.errors import EngineError, InvalidInputError
 from fpt_ros.nodes.jobs import (
     Abandoned,
     Answer,
@@ -89,6 +89,16 @@ class Worker:
                 self._makers.append((make, future))
                 self._wake.notify()
         return future
+
+    def release(self) -> None:
+        """Free the pipeline, and what it made of images, to have the memory for another.
+
+        Only from within a `make`. If that raises afterwards, questions are answered with
+        MODEL_ERROR until there is another pipeline.
+        """
+        with self._wake:
+            self._pipeline = None
+            self._forget_encodings()
 
     def resume(self) -> None:
         """Take images and requests from now on."""
@@ -266,10 +276,13 @@ class Worker:
             return
         with self._wake:
             self._pipeline = pipeline
-            self._history.forget_encodings()
-            if self._newest is not None:
-                self._newest.encoded = None
+            self._forget_encodings()
         future.set_result(pipeline)
+
+    def _forget_encodings(self) -> None:
+        self._history.forget_encodings()
+        if self._newest is not None:
+            self._newest.encoded = None
 
     def _process_image(self, frame: Frame) -> None:
         start_s = time.perf_counter()
@@ -361,7 +374,8 @@ class Worker:
         """Make sure that a frame is encoded; return the answer to give if it cannot be."""
         if frame.encoded is not None:
             return None
-        assert self._pipeline is not None  # nothing is active without one
+        if self._pipeline is None:
+            return self._model_failed(EngineError("no engine is left that works"), frame)
         start_s = time.perf_counter()
         try:
             frame.encoded = self._pipeline.encode(frame.image)

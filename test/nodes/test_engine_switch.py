@@ -2,8 +2,12 @@
 
 import subprocess
 import sys
+import weakref
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("rclpy")
 pytest.importorskip("fpt_ros.msg")
@@ -17,10 +21,16 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from fpt_ros import convert
+from fpt_ros.cli import engine as cli_engine
+from fpt_ros.core.checkpoint import load_checkpoint
 from fpt_ros.core.errors import EngineError
+from fpt_ros.engines import cache, choose, openvino
 from fpt_ros.engines.openvino import OpenVinoEngine
 from fpt_ros.msg import ModelInfo, MotionDistribution, WhatIf
+from fpt_ros.nodes import models as models_module
+from fpt_ros.nodes import pipeline
 from fpt_ros.nodes.predictor_node import PredictorNode
+from fpt_ros.params import Settings
 from fpt_ros.srv import PredictMotion
 
 pytestmark = pytest.mark.integration
@@ -115,17 +125,52 @@ def test_engine_is_built_while_pytorch_serves_and_serves_at_once_the_next_time(
     values = {each.key: each.value for each in second.status().values}
     assert (values["engine"], values["engine key"]) == ("openvino", info.engine_key)
 
-    # It fails while it runs: one answer is lost, and PyTorch takes over.
-    def fail(*_):
+    # It fails while it runs: one answer is lost, and PyTorch takes over once it is gone.
+    engines, gone = [], []
+
+    def fail(self, *_):
+        engines.append(weakref.ref(self))
         raise EngineError("out of memory")
+
+    def ready(*arguments):
+        gone.append(engines[0]() is None)
+        return choose.ready(*arguments)
 
     for name in ("query", "extend"):
         monkeypatch.setattr(OpenVinoEngine, name, fail)
+    monkeypatch.setattr(models_module, "ready", ready)
     assert second.ask().status == MotionDistribution.MODEL_ERROR
     info = second.until_engine("torch")
     assert info.parity_error == 0
     assert second.ask().means == before.means
     assert "out of memory" in second.status().message
+    assert gone == [True]
+
+
+def test_engine_that_does_not_load_is_built_anew_but_only_once(
+    make_bench, tmp_path, models, monkeypatch
+):
+    wish = choose.Wish("openvino", device="cpu", num_threads=1, root=tmp_path / "engines")
+    checkpoint = load_checkpoint(models / "one.safetensors")
+    identity = choose.identify(checkpoint, "openvino", wish)
+
+    def write_rubbish(folder):
+        (folder / "encode.blob").write_bytes(b"rubbish")
+        return {"parity": {"mean_displacement": 0.0}}
+
+    cache.store(wish.root, identity, write_rubbish)
+    bench = make_bench()
+    assert bench.until_engine("openvino").engine_key == identity.key
+    assert [each.engine for each in bench.infos] == ["torch", "openvino"]
+
+    def fail(*_, **__):
+        raise EngineError("this process cannot load it")
+
+    monkeypatch.setattr(openvino, "load", fail)
+    bench = make_bench()
+    bench.ros.until(lambda: "built and does not load" in bench.status().message, seconds=90)
+    assert [each.engine for each in bench.infos] == ["torch"]
+    assert bench.ask().status == MotionDistribution.OK
 
 
 def test_engine_that_cannot_be_built_is_told_and_pytorch_goes_on(make_bench, tmp_path):
@@ -142,3 +187,36 @@ def test_build_only_ends_with_the_code_of_the_build(models):
     done = subprocess.run(command, capture_output=True, text=True, timeout=90)
     assert done.returncode == 2
     assert "damaged" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_faults_of_a_gpu_outside_of_its_engine_are_the_engines(monkeypatch, kind):
+    class Predictor:
+        def __init__(self, *_, **__):
+            self.encode_image = self.predict_grid = lambda *_, **__: None
+
+    monkeypatch.setattr(pipeline, "MotionPredictor", Predictor)
+    engine = SimpleNamespace(device=torch.device(kind))
+    service = choose.Service(engine, (), {}, {})
+    checkpoint = SimpleNamespace(horizon_s=1.0, sha256="ab")
+    surroundings = SimpleNamespace(settings=Settings, check=None)
+    told = []
+    subject = pipeline.PredictorPipeline(
+        checkpoint, service, surroundings, lambda failed, error: told.append(error)
+    )
+
+    def fail(_):
+        raise torch.OutOfMemoryError("CUDA out of memory\nmore")
+
+    subject.predictor.encode_image = fail
+    expected = EngineError if kind == "cuda" else torch.OutOfMemoryError
+    with pytest.raises(expected, match="CUDA out of memory"):
+        subject.encode(convert.map_to_msg(np.zeros((2, 2, 3), np.uint8), Header()))
+    assert [str(error) for error in told] == ["the GPU failed: CUDA out of memory"] * len(told)
+    assert len(told) == (kind == "cuda")
+
+
+def test_what_needs_no_building_is_said_so(models, tmp_path, capsys):
+    wish = choose.Wish("cuda", device="cpu", root=tmp_path)
+    assert cli_engine._build(models / "one.safetensors", wish, rebuild=False) == 0
+    assert "nothing to build" in capsys.readouterr().out

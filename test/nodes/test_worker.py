@@ -1,5 +1,7 @@
+import gc
 import threading
 import time
+import weakref
 from collections import Counter
 from dataclasses import replace
 
@@ -420,6 +422,32 @@ def test_a_pipeline_that_cannot_be_made_leaves_the_old_one(make_bench):
     with pytest.raises(OSError, match="no such file"):
         bench.worker.install(fail).result(10.0)
     assert bench.ask().wait(1)[0].result == ("model(a)", "q")
+
+
+def test_old_model_can_be_freed_before_the_new_one_is_made(make_bench):
+    bench = make_bench()
+    bench.processed_image("one")
+    old, bench.pipeline = weakref.ref(bench.pipeline), bench.pipeline.__class__()
+    gone = []
+
+    def make(error=None):
+        bench.worker.release()
+        gc.collect()
+        gone.append(old() is None)
+        if error:
+            raise error
+        return FakePipeline("new")
+
+    with pytest.raises(MemoryError):
+        bench.worker.install(lambda: make(MemoryError())).result(10.0)
+    (answer,) = bench.ask().wait(1)
+    assert (answer.status, answer.text) == (
+        Status.MODEL_ERROR,
+        "EngineError: no engine is left that works",
+    )
+    bench.worker.install(make).result(10.0)
+    assert bench.ask().wait(1)[0].result == ("new(one)", "q")
+    assert gone == [True, True]
 
 
 def test_requests_wait_while_a_pipeline_is_made(make_bench):
