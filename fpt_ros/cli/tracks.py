@@ -26,8 +26,9 @@ def tracks(
     """Track what moves in bags, videos or folders of images, and write shards for training.
 
     The recordings are split by blocks of time with gaps, so that nothing of validation is seen in
-    training. An interrupted run continues when it is called again. tracks.md and tracks.png in the
-    folder say what was kept and what was left out. Exit code 1: there was nothing to learn from.
+    training; bags that overlap in time count as one recording. An interrupted run continues when it
+    is called again, with the recordings that it began with. tracks.md and tracks.png in the folder
+    say what was kept and what was left out. Exit code 1: there was nothing to learn from.
 
     Examples:
       fpt tracks monday.mcap tuesday/ --topics /camera/image_raw --out data/robot

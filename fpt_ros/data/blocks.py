@@ -9,6 +9,7 @@ from math import ceil, inf
 _PERIOD = 5  # of so many blocks, the last is for validation
 _MIN_HORIZONS = 4  # length of a block: half of a held-out one may go for its gaps
 _TYPICAL_S = 60.0
+_MAX_BLOCKS = 10_000  # a week; one wrong clock reading makes a recording half a century long
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def plan_blocks(durations_s: Sequence[float], horizon_s: float, test: bool) -> l
     whole = 0
     for recording, duration_s in enumerate(durations_s):
         fitting = int(duration_s / (_MIN_HORIZONS * horizon_s))
-        n = min(fitting, max(_PERIOD, ceil(duration_s / _TYPICAL_S)))
+        n = min(fitting, max(_PERIOD, ceil(duration_s / _TYPICAL_S)), _MAX_BLOCKS)
         if n < 2:
             split = _split(whole % _PERIOD, _PERIOD, test)
             blocks.append(Block(recording, len(blocks), split, 0.0, duration_s))
