@@ -83,7 +83,7 @@ class FineTuning:
         Raises InvalidInputError or CheckpointError, naming what does not fit.
         """
         self.config = config
-        self.tracker = Tracker(listener)
+        self.tracker = Tracker(listener, config.budget_minutes)
         if config.threads:
             torch.set_num_threads(config.threads)
         self.device = choose_device(config.device)
@@ -122,11 +122,11 @@ class FineTuning:
             comparisons[HELD_OUT], comparisons.get(SYNTHETIC), self.config.forget_percent
         )
         self._save(tuned, trainer, trial, verdict)
+        self._write_verdict(verdict)
         facts = self._facts(trainer, trial, recording, synthetic)
         out = self.config.out
         text = finetune_report.save(out, verdict, facts, records, history)
-        _try_video(out / "held_out.mp4", held_out, before, after)
-        self._write_verdict(verdict)
+        finetune_report.try_to_save_video(out / "held_out.mp4", held_out, before, after)
         self.tracker.advance(1.0)
         measures = {
             f"{label}, {name}, {pokes} pokes": (
@@ -433,15 +433,6 @@ def _check_space(out: Path, base: Path) -> None:
         raise InvalidInputError(
             f"{out} has {free >> 20} MB left, fine-tuning needs about {needed >> 20} MB"
         )
-
-
-def _try_video(
-    path: Path, test_set: TestSet, before: MotionPredictor, after: MotionPredictor
-) -> None:
-    try:
-        finetune_report.save_video(path, test_set, before, after)
-    except ModuleNotFoundError as error:
-        log.warning("no video, because the Python module %s is missing", error.name)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
@@ -21,6 +22,8 @@ from fpt_ros.train.gate import MAX_COVERAGE_LOSS, POKES, Verdict
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+log = logging.getLogger(__name__)
 
 MEASURES = {
     "epe_moving_px": "EPE moving, px",
@@ -140,10 +143,30 @@ def _plot(path: Path, records: Mapping[str, list[Record]], history: list[dict[st
     plt.close(figure)
 
 
-def save_video(
+def try_to_save_video(
     path: Path, test_set: TestSet, before: MotionPredictor, after: MotionPredictor
-) -> int:
-    """Write an H.264 video of what is held out: truth, before and after; returns its frames."""
+) -> bool:
+    """Write an H.264 video of what is held out: truth, before and after.
+
+    A run can do without it: where it cannot be written, the log says why.
+    """
+    try:
+        import av
+    except ModuleNotFoundError as error:
+        log.warning("no video, because the Python module %s is missing", error.name)
+        return False
+    try:
+        _save_video(path, test_set, before, after)
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        log.warning("no video: %s", error)
+        path.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def _save_video(
+    path: Path, test_set: TestSet, before: MotionPredictor, after: MotionPredictor
+) -> None:
     import av
 
     with av.open(str(path), "w") as container:
@@ -160,7 +183,6 @@ def save_video(
             n_frames += 1
         if n_frames:
             container.mux(stream.encode(None))
-    return n_frames
 
 
 def _pictures(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 from fpt_ros.train.progress import Tracker
 from fpt_ros.train.report import Reporter
+from fpt_ros.train.state import try_to_write
 
 
 class TellingReporter(Reporter):
@@ -30,13 +32,24 @@ class TellingReporter(Reporter):
     def validation(self, step: int, measured: dict[str, float], *drawn: Any) -> None:
         """Show, log, keep and tell a validation."""
         super().validation(step, measured, *drawn)
-        with self._history.open("a") as file:
-            file.write(json.dumps({"step": step, **measured}) + "\n")
+        try_to_write(str(self._history), lambda: self._keep({"step": step, **measured}))
         self._tracker.advance(self._share, measures=measured)
 
     def history(self) -> list[dict[str, float]]:
-        """Validations by step; a resumed run may have repeated some."""
+        """Validations by step; a resumed run may have repeated some.
+
+        What is no line of JSON, as a full disk or a killed run leaves it, is passed over.
+        """
         if not self._history.exists():
             return []
-        rows = (json.loads(line) for line in self._history.read_text().splitlines())
-        return [row for _, row in sorted({row["step"]: row for row in rows}.items())]
+        rows = {}
+        for line in self._history.read_text(errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                row = json.loads(line)
+                rows[row["step"]] = row
+        return [row for _, row in sorted(rows.items())]
+
+    def _keep(self, row: dict[str, float]) -> None:
+        with self._history.open("a") as file:
+            # The line break comes first, so that half a line does not spoil the next one.
+            file.write("\n" + json.dumps(row))
