@@ -208,7 +208,8 @@ class FineTuning:
             if not found.samples[split]:
                 raise InvalidInputError(
                     f"the recordings give no samples for {split}; dropped or unusable: "
-                    f"{self.found['dropped']}. Longer recordings with visible motion are needed"
+                    f"{self.found['dropped']}. Longer recordings with visible motion are needed; "
+                    "those that overlap in time count as one"
                 )
         return folder
 
