@@ -28,6 +28,8 @@ CLIPS = (  # whole, at the rate they were taken with
 )
 PLACES = 40
 VIEWS_OF_SPLIT = {"train": range(6), "val": range(6, 7), "test": range(7, 8)}
+MADE = ("bags", "places", "run")  # folders in --out
+MARKER = ".fpt_demo_finetune"  # says that these are the demonstration's
 _SEED = 7000
 
 
@@ -40,11 +42,11 @@ def main() -> int:
     source.add_argument("--unseen", help="a family of things: laptop, tap or swing_window")
     arguments, rest = parser.parse_known_args()
     out: Path = arguments.out
-    if "--resume" not in rest:
-        shutil.rmtree(out, ignore_errors=True)
     if not {"--minutes", "--steps"}.intersection(rest):
         rest += ["--minutes", "10" if arguments.footage or arguments.unseen else "5"]
     try:
+        if "--resume" not in rest:
+            make_room(out)
         if arguments.footage:
             data = ["--bag", *map(str, make_bags(arguments.footage, out / "bags"))]
         elif arguments.unseen:
@@ -56,6 +58,17 @@ def main() -> int:
         return 2
     code = fpt(["finetune", *data, "--out", str(out / "run"), *rest])
     return 0 if code == 1 else code
+
+
+def make_room(out: Path) -> None:
+    """Remove what an earlier demonstration made, and nothing else."""
+    made = [out / name for name in MADE if (out / name).exists()]
+    if made and not (out / MARKER).exists():
+        raise InvalidInputError(f"{made[0]} is not of this demonstration: choose another --out")
+    for folder in made:
+        shutil.rmtree(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARKER).touch()
 
 
 def make_bags(footage: Path, out: Path) -> list[Path]:

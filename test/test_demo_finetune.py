@@ -27,14 +27,29 @@ def run(monkeypatch, *arguments):
 
 
 def test_the_bundled_recording_and_options_of_fpt_finetune(monkeypatch, called, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old").touch()
     assert run(monkeypatch, "--out", tmp_path / "out", "--steps", 7) == 0
     (arguments,) = called
     assert arguments[:3] == ["finetune", "--bag", str(finetune.BAG)]
     assert arguments[-2:] == ["--steps", "7"]
     assert "--minutes" not in arguments
-    assert not (tmp_path / "out" / "old").exists()
+
+
+def test_only_what_a_demonstration_made_is_removed(monkeypatch, called, tmp_path, capsys):
+    (tmp_path / "bags" / "mine").mkdir(parents=True)
+    assert run(monkeypatch, "--out", tmp_path) == 2
+    assert "bags is not of this demonstration" in capsys.readouterr().err
+    assert (tmp_path / "bags" / "mine").exists()
+
+    out = tmp_path / "out"
+    assert run(monkeypatch, "--out", out) == 0
+    (out / "run").mkdir()
+    (out / "mine").touch()
+    assert run(monkeypatch, "--out", out) == 0
+    assert not (out / "run").exists()
+    assert (out / "mine").exists()
+    (out / "run").mkdir()
+    assert run(monkeypatch, "--out", out, "--resume") == 0
+    assert (out / "run").exists()
 
 
 def test_footage_becomes_bags(monkeypatch, called, tmp_path):
