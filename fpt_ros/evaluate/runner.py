@@ -53,7 +53,7 @@ def load_samples(index: ShardIndex) -> Iterator[TestSample]:
             yield TestSample(
                 key=outcome.key,
                 family=view.family,
-                scene=f"{view.family}-{view.scene_seed}",
+                scene=str(view.scene_seed),  # of recordings: what was seen at the same time
                 image=image,
                 flow=motion.flow,
                 valid=motion.valid,

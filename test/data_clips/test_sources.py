@@ -17,6 +17,7 @@ from fpt_ros.data.footage import open_footage
 from fpt_ros.data.samples import ShardIndex, ShardReader
 from fpt_ros.data.tracks import Tracks
 from fpt_ros.data.windows import ClipSettings
+from fpt_ros.evaluate.runner import load_samples
 
 SETTINGS = ClipSettings(horizon_s=0.5, stride_s=0.5, image_px=64, grid=16)
 
@@ -115,6 +116,10 @@ def test_what_overlapping_recordings_show_is_never_in_two_splits(tmp_path, clips
             seen[ledger["split"]].append(late_s + about["time_s"])
     assert seen["train"]
     assert seen["val"]
+    train = ShardIndex.scan(tmp_path / "out", "train")
+    assert len({view.family for view in train.views}) > 1
+    blocks = {view.scene_seed for view in train.views}
+    assert len({sample.scene for sample in load_samples(train)}) == len(blocks)
     apart_s = np.abs(np.subtract.outer(seen["train"], seen["val"])).min()
     assert apart_s >= 2 * SETTINGS.horizon_s - 0.1
 
