@@ -182,6 +182,13 @@ class FineTuneSettings:
         "made for each goal, if this machine can render.",
         live=True,
     )
+    horizon_s: float = _parameter(
+        0.0,
+        "Time that displacements of the recording span; 0 = that of the base. Where the synthetic "
+        "data has another, nothing is promoted.",
+        limits=(0.0, 5.0),
+        live=True,
+    )
     budget_minutes: float = _parameter(
         10.0, "Training time if a goal names none.", limits=(0.01, 1e5), live=True
     )

@@ -161,6 +161,7 @@ class FineTuneNode(Node):
                 "topic": list(goal.topics),
                 "base": goal.base_checkpoint or settings.base_checkpoint or None,
                 "rehearsal": settings.rehearsal or None,
+                "horizon_s": settings.horizon_s or None,
                 "minutes": minutes,
                 "forget_percent": settings.forget_percent,
                 "device": settings.device,

@@ -101,9 +101,11 @@ class FineTuning:
             Stopped: SIGINT or SIGTERM came during training.
             FptError: the input cannot be used; the message says why.
         """
-        recording = self._recording()
+        horizon_s = self._horizon_s()
+        rehearsable = self._is_rehearsable(horizon_s)
+        recording = self._recording(horizon_s)
         self._keep_plan()  # not before: a recording that cannot be used is no run
-        synthetic = self._synthetic(ShardIndex.scan(recording, "train").horizon_s)
+        synthetic = self._synthetic() if rehearsable else None
         held_out = TestSet(_scan_held_out(recording), self.config.test_views)
         test_sets = {HELD_OUT: held_out}
         if synthetic is not None:
@@ -179,16 +181,36 @@ class FineTuning:
 
     # ---- data -----------------------------------------------------------------------------------
 
-    def _recording(self) -> Path:
+    def _horizon_s(self) -> float:
+        """The time that displacements of the recording span."""
+        if self.config.data is not None:
+            return ShardIndex.scan(self.config.data, "train").horizon_s
+        horizon_s = self.config.horizon_s or self.base.horizon_s
+        if not horizon_s:
+            raise InvalidInputError(
+                f"{self.base.path} does not say what time its displacements span: give one "
+                "(--horizon-s; the parameter horizon_s of the node)"
+            )
+        return horizon_s
+
+    def _is_rehearsable(self, horizon_s: float) -> bool:
+        """Tell whether the synthetic data is about the same time; say at once if it is not."""
+        folder = self.config.rehearsal
+        other_s = ShardIndex.scan(folder, "test").horizon_s if folder else rehearsal.HORIZON_S
+        if other_s != horizon_s:
+            log.warning(
+                "the recording is about %g s, the synthetic data about %g s: nothing is rehearsed, "
+                "forgetting cannot be measured, and so nothing can be promoted",
+                horizon_s,
+                other_s,
+            )
+        return other_s == horizon_s
+
+    def _recording(self, horizon_s: float) -> Path:
         """The folder with the recording's shards, made if need be."""
         if self.config.data is not None:
             return self.config.data
         self.tracker.begin("reading the recording")
-        horizon_s = self.config.horizon_s or self.base.horizon_s
-        if not horizon_s:
-            raise InvalidInputError(
-                f"{self.base.path} does not say what time its displacements span: give --horizon-s"
-            )
         folder = self.config.out / "recording"
         found = make_shards(
             self.config.bag,
@@ -213,24 +235,13 @@ class FineTuning:
                 )
         return folder
 
-    def _synthetic(self, horizon_s: float) -> Path | None:
-        """The folder with synthetic shards of this horizon, made if need be, or None."""
+    def _synthetic(self) -> Path | None:
+        """The folder with synthetic shards, made if need be, or None if that cannot be."""
+        if self.config.rehearsal is not None:
+            return self.config.rehearsal
         self.tracker.begin("making synthetic data")
-        folder = self.config.rehearsal
-        if folder is None:
-            folder = self.config.out / "synthetic"
-            if not rehearsal.make(folder, self.tracker.advance):
-                return None
-        found = ShardIndex.scan(folder, "test").horizon_s
-        if found != horizon_s:
-            log.warning(
-                "the synthetic data is about %g s, the recording about %g s: nothing is "
-                "rehearsed, and forgetting cannot be measured",
-                found,
-                horizon_s,
-            )
-            return None
-        return folder
+        folder = self.config.out / "synthetic"
+        return folder if rehearsal.make(folder, self.tracker.advance) else None
 
     # ---- training -------------------------------------------------------------------------------
 

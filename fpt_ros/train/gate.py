@@ -99,7 +99,10 @@ def judge(held_out: Comparison, synthetic: Comparison | None, forget_percent: fl
                     f"before {100 * before:.0f} %"
                 )
     if synthetic is None:
-        reasons.append("what was forgotten is not known without synthetic data (--rehearsal)")
+        reasons.append(
+            "what was forgotten is not known without synthetic data of the same horizon "
+            "(--rehearsal)"
+        )
     else:
         for pokes in POKES:
             for measure, points in LIMITED.items():

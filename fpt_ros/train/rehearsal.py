@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 
 SAMPLES = {"train": 512, "val": 128, "test": 192}
 """How much is made where none is given: about a minute on one core."""
+HORIZON_S = 1.0
+"""What displacements in it span: scenes move for a second."""
 _SAMPLES_PER_SHARD = 64
 _SEED = 5
 

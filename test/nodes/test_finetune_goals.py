@@ -115,8 +115,10 @@ def desk(ros, tmp_path, monkeypatch):
 
 
 def test_a_cancelled_goal_stops_its_own_training_only(desk):
+    desk.node.set_parameters([Parameter("horizon_s", value=0.4)])
     first = desk.send()
     training = desk.training()
+    assert training.settings["horizon_s"] == 0.4
     second = desk.send()
     desk.cancel(second)  # it is being turned away, or has been
     status, result = desk.result(second)

@@ -424,6 +424,16 @@ def test_without_rehearsal_nothing_is_promoted(config, monkeypatch):
     assert any("not known without synthetic data" in reason for reason in outcome.verdict.reasons)
 
 
+def test_another_horizon_is_said_at_once_and_keeps_from_promotion(config, monkeypatch, caplog):
+    bags = dataclasses.replace(config, data=None, bag=(config.out / "bag",), horizon_s=0.5)
+    with pytest.raises(InvalidInputError, match="no such file"):
+        FineTuning(bags).run()
+    assert "about 0.5 s, the synthetic data about 1 s" in caplog.text
+    monkeypatch.setattr("fpt_ros.train.rehearsal.HORIZON_S", 2.0)
+    monkeypatch.setattr("fpt_ros.train.rehearsal.make", pytest.fail)
+    assert not FineTuning(dataclasses.replace(config, rehearsal=None))._is_rehearsable(1.0)
+
+
 def test_a_full_disk_is_said_before_anything_is_done(config, monkeypatch):
     usage = type("Usage", (), {"free": 50 << 20})
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
