@@ -44,6 +44,7 @@ PICTURE = "surprise/map"
 
 _TICK_S = 0.1
 _IMAGES = 24  # per horizon: more make tracks no better
+_IMAGE_BYTES = 256 << 20  # 40 raw images of 1920 x 1080
 _BEFORE = 0.5  # horizons before the image judged that recordings reach back
 _SLACK_S = 1.0  # in which a contact may be reported
 _HORIZON_ERROR = 0.1
@@ -129,6 +130,7 @@ class LiveCheck:
         oldest_ns = stamp_ns - (1 + _BEFORE) * horizon_ns - _SLACK_S * 1e9
         while self._images[0][0] < oldest_ns:
             self._images.popleft()
+        _thin(self._images, _IMAGE_BYTES)
 
     def values(self) -> dict[str, str]:
         """What /diagnostics has to say."""
@@ -304,6 +306,16 @@ class LiveCheck:
     @staticmethod
     def _stamp_ns(answer: Answer) -> int:
         return nanoseconds(answer.image.header.stamp)
+
+
+def _thin(images: deque[tuple[int, Any]], limit_bytes: int) -> None:
+    """Drop images where they are densest until the messages fit; the first and the last stay."""
+    n_bytes = sum(len(image.data) for _, image in images)
+    while n_bytes > limit_bytes and len(images) > 2:
+        spans_ns = [images[i + 1][0] - images[i - 1][0] for i in range(1, len(images) - 1)]
+        densest = 1 + min(range(len(spans_ns)), key=spans_ns.__getitem__)
+        n_bytes -= len(images[densest][1].data)
+        del images[densest]
 
 
 def _job(about: About, prediction: Any, contact: PokeArray | None, images: list[Any]) -> Job:

@@ -4,7 +4,7 @@ import dataclasses
 import io
 import math
 import time
-from collections import Counter
+from collections import Counter, deque
 
 import cv2
 import numpy as np
@@ -29,6 +29,7 @@ from fpt_ros.data.hard_cases import kept
 from fpt_ros.data.tracks.classical import ClassicalTracker
 from fpt_ros.images import depth_to_metres
 from fpt_ros.msg import MotionDistribution, Poke, PokeArray, Surprise
+from fpt_ros.nodes import surprise
 from fpt_ros.nodes.predictor_node import PredictorNode
 from fpt_ros.nodes.surprise_job import (
     About,
@@ -242,6 +243,24 @@ def test_images_that_cannot_be_decoded_are_refused():
             dataclasses.replace(broken, about=about, images=broken.images[5:6] * 13),
             ClassicalTracker(),
         )
+
+
+def test_images_kept_are_thinned_out_evenly_to_what_memory_allows():
+    images = deque()
+    for number in range(200):
+        images.append((number, CompressedImage(data=bytes(1000))))
+        while number - images[0][0] > 60:
+            images.popleft()
+        surprise._thin(images, 20_000)
+    assert len(images) == 20
+    stamps = np.array([stamp for stamp, _ in images])
+    assert stamps[-1] == 199
+    assert stamps[0] <= 145
+    assert np.diff(stamps).max() <= 6  # evenly: 3
+
+    images = deque([(0, CompressedImage(data=bytes(1000)))])
+    surprise._thin(images, 10)
+    assert len(images) == 1
 
 
 def test_jobs_and_outcomes_travel_and_cut_ones_are_none():
