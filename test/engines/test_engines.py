@@ -114,6 +114,25 @@ def test_gate_refuses_another_network_and_nan(model, reference, engine, monkeypa
         parity.check(engine, reference)
 
 
+def test_gate_refuses_one_wrong_way_among_many_right_ones(reference, monkeypatch):
+    condition, query = reference.condition, reference.query
+    moving = []
+
+    def remember(image, xy, *rest):
+        moving.append(xy.shape[2] == 1 and not rest[-1].item())
+        return condition(image, xy, *rest)
+
+    def answer(*question):
+        return query(*question) + (0.2 if moving[-1] else 0)
+
+    other = TorchEngine(reference.model)
+    monkeypatch.setattr(other, "condition", remember)
+    monkeypatch.setattr(other, "query", answer)
+    monkeypatch.setitem(parity.LIMITS, "fp32", parity.LIMITS["bf16"])
+    with pytest.raises(EngineError, match="does not answer as PyTorch does"):
+        parity.check(other, reference)
+
+
 def test_shipped_weights_pass_the_gate_in_the_precision_of_this_cpu(tmp_path):
     model = load_checkpoint(default_checkpoint()).build_model().eval()
     precision = openvino.best_precision(CPU)

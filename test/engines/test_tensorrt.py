@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from fpt_ros.core import predictor
+from fpt_ros.core.engine import TorchEngine
 from fpt_ros.core.errors import EngineError
-from fpt_ros.engines import tensorrt
-from fpt_ros.engines.staged import bucket
+from fpt_ros.engines import parity, tensorrt
+from fpt_ros.engines.cuda import stage_runners
+from fpt_ros.engines.staged import StagedEngine, bucket
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
@@ -63,6 +65,29 @@ def test_all_sizes_that_the_predictor_asks_for_are_built(n_candidates, n_pokes):
             all(each <= profile[axis][1] for axis, each in size.items())
             for profile in tensorrt._PROFILES
         ), size
+
+
+def test_gate_asks_what_each_range_of_sizes_is_for(model):
+    cpu = torch.device("cpu")
+    run = stage_runners(model, cpu, "fp32")
+    advance, ranges = run["advance"], set()
+
+    def record(inputs):
+        _, candidates, n_earlier = inputs["earlier_present"].shape
+        sizes = {
+            tensorrt.C: candidates,
+            tensorrt.R: n_earlier,
+            tensorrt.P: inputs["poke_present"].shape[2],
+            tensorrt.Q: inputs["point_tokens"].shape[2],
+        }
+        fits = [all(sizes[a] <= most for a, (_, most) in p.items()) for p in tensorrt._PROFILES]
+        ranges.add(fits.index(True))
+        return advance(inputs)
+
+    engine = StagedEngine(model.config, cpu, {**run, "advance": record})
+    engine.name, engine.precision = "staged", "fp32"
+    parity.check(engine, TorchEngine(model))
+    assert ranges == set(range(len(tensorrt._PROFILES)))
 
 
 @no_gpu
