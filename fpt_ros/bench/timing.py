@@ -20,7 +20,7 @@ from fpt_ros.bench.machine import PeakMemory
 
 Run = Callable[[], object]
 
-# A turn calls something again only if this has not passed yet.
+# A turn calls something more than once only if all calls take about this long at most.
 _TURN_S = 1.0
 
 
@@ -52,15 +52,13 @@ class Duration(NamedTuple):
     alone_s: float
 
 
-NOT_MEASURED = Duration(math.nan, math.nan)
-
-
 @dataclass
 class Timings:
     """What was measured of a case."""
 
     case: Case
-    turns: list[tuple[list[Duration], Duration]] = field(default_factory=list)  # calls, plain
+    # Calls of the engine and as many of the plain implementation, if there is one, in each turn.
+    turns: list[tuple[list[Duration], list[Duration]]] = field(default_factory=list)
     memory_bytes: int = 0  # at most, beyond what was in use before the call
     plain_memory_bytes: int = 0
 
@@ -75,17 +73,19 @@ class Timings:
         return min(call.alone_s for call in self.calls)
 
     @property
+    def alone_s(self) -> float:
+        """Median time of the engine, had it been alone."""
+        return _median_alone_s(self.calls)
+
+    @property
     def plain_s(self) -> float:
         """Median time in the plain implementation, had it been alone; NaN where there is none."""
-        return float(np.median([plain.alone_s for _, plain in self.turns]))
+        return _median_alone_s([call for _, plain in self.turns for call in plain])
 
     @property
     def ratio(self) -> float:
         """How many times as fast as the plain implementation: median over the turns, or NaN."""
-        ratios = [
-            plain.alone_s / np.median([call.alone_s for call in calls])
-            for calls, plain in self.turns
-        ]
+        ratios = [_median_alone_s(plain) / _median_alone_s(calls) for calls, plain in self.turns]
         return float(np.median(ratios))
 
     def percentile_s(self, level: float) -> float:
@@ -98,33 +98,53 @@ def measure(
 ) -> Iterator[list[Timings]]:
     """Time all cases in turns, after a call of each to warm up; yields after the warm-up and turns.
 
-    In a turn the engine is called up to calls_per_turn times, and the plain implementation once,
-    before or after that in turns.
+    In a turn the engine is called up to calls_per_turn times, and the plain implementation as
+    often, before or after that in turns.
     """
     timings = [Timings(case) for case in cases]
     memory = PeakMemory(device)
+    n_calls = []
     for each in timings:
-        each.case.run()
-        each.memory_bytes = _memory(each.case.run, memory)
-        if each.case.plain is not None:
-            each.plain_memory_bytes = _memory(each.case.plain, memory)
+        case = each.case
+        each.memory_bytes, longest_s = _first_calls(case.run, memory, device)
+        if case.plain is not None:
+            each.plain_memory_bytes, plain_s = _first_calls(case.plain, memory, device)
+            longest_s = max(longest_s, plain_s)
+        most = case.calls_per_turn or calls_per_turn
+        n_calls.append(max(1, min(most, int(_TURN_S / longest_s))))
     yield timings
     for turn in range(turns):
-        for each in timings:
-            plain = _plain(each.case, device) if turn % 2 else NOT_MEASURED
-            calls: list[Duration] = []
-            n_calls = each.case.calls_per_turn or calls_per_turn
-            while len(calls) < n_calls and sum(call.passed_s for call in calls) < _TURN_S:
-                calls.append(_timed(each.case.run, device))
-            each.turns.append((calls, plain if turn % 2 else _plain(each.case, device)))
+        for each, n in zip(timings, n_calls, strict=True):
+            case = each.case
+            plain = _plain(case, device, n) if turn % 2 else []
+            calls = [_timed(case.run, device) for _ in range(n)]
+            each.turns.append((calls, plain if turn % 2 else _plain(case, device, n)))
         yield timings
 
 
-def _plain(case: Case, device: torch.device) -> Duration:
+def by_cpu_time(device: torch.device) -> bool:
+    """Whether the time for which the process has the CPU tells how long something takes alone."""
+    return device.type == "cpu" and torch.get_num_threads() == 1
+
+
+def _first_calls(run: Run, memory: PeakMemory, device: torch.device) -> tuple[int, float]:
+    """Peak memory of a second call beyond what is in use before, and how long that call takes."""
+    run()
+    memory.reset()
+    before = memory.now()
+    passed_s = _timed(run, device).passed_s
+    return max(0, memory.peak() - before), passed_s
+
+
+def _plain(case: Case, device: torch.device, n_calls: int) -> list[Duration]:
     if case.plain is None:
-        return NOT_MEASURED
-    passed_s, alone_s = _timed(case.plain, device)
-    return Duration(case.plain_calls * passed_s, case.plain_calls * alone_s)
+        return []
+    calls = [_timed(case.plain, device) for _ in range(n_calls)]
+    return [Duration(case.plain_calls * p_s, case.plain_calls * a_s) for p_s, a_s in calls]
+
+
+def _median_alone_s(calls: Sequence[Duration]) -> float:
+    return float(np.median([call.alone_s for call in calls])) if calls else math.nan
 
 
 def _timed(run: Run, device: torch.device) -> Duration:
@@ -133,13 +153,4 @@ def _timed(run: Run, device: torch.device) -> Duration:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     passed_s, busy_s = time.perf_counter() - start_s, time.process_time() - start_busy_s
-    one_thread = device.type == "cpu" and torch.get_num_threads() == 1
-    return Duration(passed_s, busy_s if one_thread else passed_s)
-
-
-def _memory(run: Run, memory: PeakMemory) -> int:
-    """Peak memory of a call beyond what is in use before."""
-    memory.reset()
-    before = memory.now()
-    run()
-    return max(0, memory.peak() - before)
+    return Duration(passed_s, busy_s if by_cpu_time(device) else passed_s)

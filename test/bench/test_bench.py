@@ -2,15 +2,16 @@
 
 import json
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from fpt_ros.bench import fidelity, refinement
+from fpt_ros.bench import fidelity, refinement, timing
 from fpt_ros.bench.report import Peaks, markdown, row
-from fpt_ros.bench.timing import NOT_MEASURED, Case, Duration, Timings, measure
+from fpt_ros.bench.timing import Case, Duration, Timings, measure
 from fpt_ros.cli import main
 from fpt_ros.core.config import FPT_SMALL, PyramidEncoderConfig
 from fpt_ros.core.engine import TorchEngine
@@ -72,9 +73,15 @@ def test_both_implementations_are_called_in_turns():
     calls = []
     case = Case("a", lambda: calls.append("e"), lambda: calls.append("p"), plain_calls=3)
     *_, (timings,) = measure([case], CPU, turns=2, calls_per_turn=2)
-    assert calls[:3] == ["e", "e", "p"]  # to warm up
-    assert calls[3:] == ["e", "e", "p", "p", "e", "e"]
-    assert [len(turn) for turn, _ in timings.turns] == [2, 2]
+    assert "".join(calls) == "eepp" + "eepp" + "ppee"  # first to warm up and for the memory
+    assert [(len(turn), len(plain)) for turn, plain in timings.turns] == [(2, 2)] * 2
+
+
+def test_both_implementations_are_called_once_if_one_takes_long(monkeypatch):
+    monkeypatch.setattr(timing, "_TURN_S", 0.01)
+    case = Case("a", lambda: 0, lambda: time.sleep(0.02))
+    *_, (timings,) = measure([case], CPU, turns=1, calls_per_turn=5)
+    assert [(len(turn), len(plain)) for turn, plain in timings.turns] == [(1, 1)]
 
 
 def test_memory_is_what_a_call_adds():
@@ -87,17 +94,17 @@ def test_memory_is_what_a_call_adds():
 
 def test_a_row_is_made_of_ratios_within_turns():
     case = Case("a", lambda: 0, lambda: 0, answers=10, flops=4e9, bytes_moved=1e9, target=3.0)
-    turns = [([1.0, 1.0], 4.0), ([4.0, 2.0], 9.0), ([2.0], 10.0)]
+    turns = [([1.0, 1.0], [4.0, 4.0]), ([4.0, 2.0], [8.0, 10.0]), ([2.0], [10.0])]
     timings = Timings(
-        case, [([Duration(2 * s, s) for s in calls], Duration(9, s)) for calls, s in turns]
+        case, [tuple([Duration(2 * s, s) for s in calls] for calls in turn) for turn in turns]
     )
     line = row(timings, Peaks(flops=8e9, fp32_flops=4e9, bytes=4e9))
     assert line.ratio == 4.0  # of 4, 3 and 5
-    assert (line.p50_ms, line.alone_ms, line.plain_ms) == (4000, 1000, 9000)
+    assert (line.p50_ms, line.alone_ms, line.plain_ms) == (4000, 2000, 8000)
     assert line.answers_per_s == 2.5
     assert (line.of_arithmetic, line.of_traffic) == (0.5, 0.25)
     assert "| 50 % of arithmetic |" in markdown([line], {})
-    alone = row(Timings(Case("b", lambda: 0), [([Duration(1, 1)], NOT_MEASURED)]), Peaks(1, 1, 1))
+    alone = row(Timings(Case("b", lambda: 0), [([Duration(1, 1)], [])]), Peaks(1, 1, 1))
     assert math.isnan(alone.ratio)
     assert "| - |" in markdown([alone], {})
 
