@@ -2,7 +2,8 @@
 
 The name of a folder holds the hash of all that the engine depends on, so that nothing is used that
 was built for other weights, another runtime or another device. A folder appears complete or not at
-all; what is in it is checked against the hashes in the JSON before it is loaded.
+all; what is in it is checked against the hashes in the JSON before it is loaded. That finds damage,
+not forgery: who may write into the cache decides what is run.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,9 @@ def find(root: Path, identity: Identity) -> Entry:
         record = json.loads((folder / RECORD).read_text())
         if record["identity"] != asdict(identity):
             raise EngineError(f"{folder} holds another engine than its name says")
+        present = {path.name for path in folder.iterdir()} - {RECORD}
+        if present != set(record["files"]) or not present:
+            raise EngineError(f"{folder} is damaged: it does not hold the files it should")
         for name, expected in record["files"].items():
             found = _describe(folder / name)
             if found != expected:
@@ -97,7 +101,11 @@ def find(root: Path, identity: Identity) -> Entry:
 
 
 def store(
-    root: Path, identity: Identity, build: Callable[[Path], dict[str, Any]], rebuild: bool = False
+    root: Path,
+    identity: Identity,
+    build: Callable[[Path], dict[str, Any]],
+    rebuild: bool = False,
+    on_wait: Callable[[], object] = lambda: None,
 ) -> Entry:
     """The engine with this identity; it is built if it is not there, or on demand.
 
@@ -107,18 +115,20 @@ def store(
         build: writes the files into the folder it is given, and returns what else to put on
             record, with a "parity"; raises EngineError if that is not good enough.
         rebuild: build it even if it is there.
+        on_wait: called before waiting for another process that builds it.
 
     Raises:
         EngineError: it cannot be built or written. Nothing is left behind then.
     """
     try:
+        if not rebuild:
+            with suppress(EngineError):
+                return find(root, identity)  # even where nothing can be written
         root.mkdir(parents=True, exist_ok=True)
-        with _locked(root / f".{identity.key}.lock"):
+        with _locked(root / f".{identity.key}.lock", on_wait):
             if not rebuild:
-                try:
+                with suppress(EngineError):
                     return find(root, identity)  # another process may have been first
-                except EngineError:
-                    pass
             _write(root, identity, build)
     except OSError as error:
         raise EngineError(f"the engine cannot be kept in {root}: {error}") from error
@@ -175,10 +185,14 @@ def _describe(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path, on_wait: Callable[[], object]) -> Iterator[None]:
     """Hold a lock that the system releases when the process ends, whatever way."""
     import fcntl
 
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

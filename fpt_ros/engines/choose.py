@@ -242,4 +242,10 @@ def build(
             "build_s": round(build_s, 1),
         }
 
-    return cache.store(wish.root, identity, make, rebuild)
+    return cache.store(
+        wish.root,
+        identity,
+        make,
+        rebuild,
+        lambda: on_stage("waiting for another process that builds it"),
+    )

@@ -80,6 +80,11 @@ def pretend(folder):
     (folder / "engine.json").write_text(json.dumps(record))
 
 
+def list_no_files(folder):
+    record = json.loads((folder / "engine.json").read_text())
+    (folder / "engine.json").write_text(json.dumps({**record, "files": {}}))
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
@@ -89,6 +94,8 @@ def pretend(folder):
         (lambda folder: (folder / "engine.json").write_text("[]"), "damaged"),
         (cut_the_record, "damaged"),
         (pretend, "holds another engine"),
+        (list_no_files, "does not hold the files"),
+        (lambda folder: (folder / "more.blob").write_bytes(b"x"), "does not hold the files"),
     ],
 )
 def test_damaged_and_foreign_files_are_refused_and_built_anew(tmp_path, damage, reason):
@@ -135,14 +142,14 @@ def test_second_process_waits_for_the_first_and_one_that_was_killed_is_cleaned_u
     first = context.Process(target=build_slowly, args=(tmp_path, started, go))
     first.start()
     assert started.wait(30)
-    entries = []
+    entries, waiting = [], threading.Event()
 
     def second():
-        entries.append(cache.store(tmp_path, IDENTITY, write_blob))
+        entries.append(cache.store(tmp_path, IDENTITY, write_blob, on_wait=waiting.set))
 
     thread = threading.Thread(target=second)
     thread.start()
-    thread.join(0.2)
+    assert waiting.wait(30)
     assert thread.is_alive()
     assert len(names(tmp_path)) == 1  # the first one's unfinished folder
     first.kill()
@@ -150,6 +157,16 @@ def test_second_process_waits_for_the_first_and_one_that_was_killed_is_cleaned_u
     assert [entry.folder.name for entry in entries] == [IDENTITY.key]
     assert names(tmp_path) == [IDENTITY.key]
     first.join()
+
+
+def test_engine_that_is_there_is_served_where_nothing_can_be_written(tmp_path, monkeypatch):
+    entry = cache.store(tmp_path, IDENTITY, write_blob)
+
+    def refuse(*_, **__):
+        raise PermissionError("a read-only file system")
+
+    monkeypatch.setattr(cache, "_locked", refuse)
+    assert cache.store(tmp_path, IDENTITY, write_blob) == entry
 
 
 def test_folder_follows_xdg(monkeypatch, tmp_path):
