@@ -118,7 +118,7 @@ def run_cmake(build_folder: Path, staging: Path) -> None:
         "CMAKE_BUILD_TYPE": "Release",
         "CMAKE_INSTALL_PREFIX": staging,
         "CMAKE_PREFIX_PATH": ros,
-        "CMAKE_PROJECT_INCLUDE": SOURCE / "cmake" / "pypi_wheels.cmake",
+        "CMAKE_PROJECT_INCLUDE": SOURCE / "cmake" / "wheels.cmake",
         "PYTHON_INSTALL_DIR": "site",
         "Python3_EXECUTABLE": sys.executable,
     }

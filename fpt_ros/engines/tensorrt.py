@@ -92,7 +92,7 @@ def onnx_bytes(graph: StageGraph, precision: Precision) -> bytes:
         exported = graph.onnx()
     except ImportError as error:
         raise EngineError(
-            f"ONNX cannot be exported ({error}): pip install 'fpt_ros[tensorrt]'"
+            f"ONNX cannot be exported ({error}): pip install 'onnxscript>=0.7,<1'"
         ) from error
     half = {"bf16": onnx_ir.DataType.BFLOAT16, "fp16": onnx_ir.DataType.FLOAT16}.get(precision)
     if half is not None and graph.stage != "embed":

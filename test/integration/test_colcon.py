@@ -30,9 +30,9 @@ def test_colcon_build_makes_a_working_package(tmp_path):
         pytest.skip("colcon is not installed: pip install 'fpt_ros[colcon]'")
     environment = {**os.environ, "PATH": path}
     options = [f"-DPython3_EXECUTABLE={sys.executable}", "-DBUILD_TESTING=OFF"]
-    if (Path(sys.prefix) / "share" / "rosidl_default_generators").is_dir():  # wheels from PyPI
+    if (Path(sys.prefix) / "share" / "rosidl_default_generators").is_dir():  # wheels
         environment.update(AMENT_PREFIX_PATH=sys.prefix, CMAKE_PREFIX_PATH=sys.prefix)
-        options.append(f"-DCMAKE_PROJECT_INCLUDE={ROOT / 'cmake' / 'pypi_wheels.cmake'}")
+        options.append(f"-DCMAKE_PROJECT_INCLUDE={ROOT / 'cmake' / 'wheels.cmake'}")
     elif "AMENT_PREFIX_PATH" not in environment:
         pytest.skip("no ROS 2 environment: source its setup.bash first")
 

@@ -1,4 +1,4 @@
-# For builds against the ROS wheels from PyPI; pass -DCMAKE_PROJECT_INCLUDE=<this file>.
+# For builds against the ROS wheels of the package index; pass -DCMAKE_PROJECT_INCLUDE=<this file>.
 #
 # The wheels' CMake targets name include folders of the machine that built the wheels, and CMake
 # refuses folders that do not exist. Drop those at the end of the configure step.
