@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,6 +22,7 @@ def engine(
     threads: int = 0,
     folder: Annotated[Path | None, tyro.conf.arg(aliases=["--engine-dir"])] = None,
     rebuild: bool = False,
+    end_with_stdin: bool = False,
 ) -> int:
     """Build the engine that runs the network fast on this machine, or list what has been built.
 
@@ -39,9 +42,12 @@ def engine(
         threads: CPU threads; 0: one per core
         folder: where engines are kept; default: ~/.cache/fpt_ros/engines
         rebuild: build it even if it is there
+        end_with_stdin: end when the standard input does, as it does with who started this
     """
     from fpt_ros.engines import cache
 
+    if end_with_stdin:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
     wish = Wish(engine, precision, device, threads, folder or cache.default_root())
     if action == "list":
         return _list(wish.root)
@@ -86,6 +92,12 @@ def _build(path: Path | None, wish: Wish, rebuild: bool) -> int:
         raise EngineError("; ".join(problems))
     print("nothing to build: PyTorch runs the network here")
     return 0
+
+
+def _end_with_stdin() -> None:
+    while os.read(0, 4096):
+        pass
+    os._exit(1)  # what it has written is cleaned up by the next build
 
 
 def _list(root: Path) -> int:

@@ -31,7 +31,8 @@ def build_command(checkpoint: Path, name: str, wish: Wish) -> list[str]:
 class EngineBuild:
     """Runs `fpt engine build` for one engine after the other, until one succeeds.
 
-    In a process of its own, and at low priority: it may take much memory and all cores.
+    In a process of its own, and at low priority: it may take much memory and all cores. It ends
+    with this process, in whatever way that does.
     """
 
     def __init__(self, checkpoint: Path, names: Sequence[str], wish: Wish, on_end: OnEnd) -> None:
@@ -39,7 +40,9 @@ class EngineBuild:
         self._names = names
         self._on_end = on_end
         nice = ["nice", "-n", "10"] if shutil.which("nice") else []
-        self._commands = [[*nice, *build_command(checkpoint, name, wish)] for name in names]
+        self._commands = [
+            [*nice, *build_command(checkpoint, name, wish), "--end-with-stdin"] for name in names
+        ]
         self._lock = threading.Lock()
         self._stopped = False
         self._process: subprocess.Popen[str] | None = None
@@ -57,17 +60,23 @@ class EngineBuild:
             with self._lock:
                 if self._stopped:
                     return
-                self._process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            errors = self._process.communicate()[1].strip().splitlines()
+                try:
+                    self._process = subprocess.Popen(
+                        command,
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.PIPE,
+                        text=True,
+                    )
+                except OSError as error:  # no memory, too many processes
+                    self._on_end(name, f"the build of {name} cannot be started: {error}")
+                    continue
+            with self._process as process:
+                assert process.stderr is not None  # a pipe
+                errors = process.stderr.read().strip().splitlines()
             if self._stopped:
                 return
-            code = self._process.returncode
+            code = process.returncode
             problem = (errors or [""])[-1] or f"the build ended with code {code}"
             self._on_end(name, problem if code else "")
             if code == 0:

@@ -1,5 +1,6 @@
 """The node changes engines while it serves, over real topics; builds are real processes."""
 
+import queue
 import subprocess
 import sys
 import weakref
@@ -27,8 +28,8 @@ from fpt_ros.core.errors import EngineError
 from fpt_ros.engines import cache, choose, openvino
 from fpt_ros.engines.openvino import OpenVinoEngine
 from fpt_ros.msg import ModelInfo, MotionDistribution, WhatIf
+from fpt_ros.nodes import engine_build, pipeline
 from fpt_ros.nodes import models as models_module
-from fpt_ros.nodes import pipeline
 from fpt_ros.nodes.predictor_node import PredictorNode
 from fpt_ros.params import Settings
 from fpt_ros.srv import PredictMotion
@@ -220,3 +221,29 @@ def test_what_needs_no_building_is_said_so(models, tmp_path, capsys):
     wish = choose.Wish("cuda", device="cpu", root=tmp_path)
     assert cli_engine._build(models / "one.safetensors", wish, rebuild=False) == 0
     assert "nothing to build" in capsys.readouterr().out
+
+
+def test_build_ends_with_the_process_that_began_it(models, tmp_path):
+    wish = choose.Wish("openvino", device="cpu", root=tmp_path)
+    command = engine_build.build_command(models / "one.safetensors", "openvino", wish)
+    with subprocess.Popen(
+        [*command, "--end-with-stdin"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as build:
+        build.stdin.close()
+        assert build.wait(60) == 1
+    assert not list(tmp_path.glob("openvino-*"))
+
+
+def test_build_that_cannot_be_started_is_told(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("too many processes")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    told = queue.Queue()
+    wish = choose.Wish("openvino", device="cpu", root=tmp_path)
+    engine_build.EngineBuild(
+        tmp_path / "model", ["openvino"], wish, lambda *outcome: told.put(outcome)
+    )
+    name, problem = told.get(timeout=30)
+    assert name == "openvino"
+    assert "cannot be started: too many processes" in problem
