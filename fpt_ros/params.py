@@ -194,7 +194,7 @@ class FineTuneSettings:
     )
     forget_percent: float = _parameter(
         5.0,
-        "How much the error on the synthetic test may rise in a model that is promoted.",
+        "By how many percent the errors on the synthetic test may rise in a model that is promoted.",
         limits=(0.0, 1000.0),
         live=True,
     )

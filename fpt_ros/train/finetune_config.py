@@ -53,7 +53,7 @@ class FineTuneConfig:
     patience: int = 4
     """Stop after so many of the ten validations in a row without a better NLL; 0: never."""
     forget_percent: float = 5.0
-    """How much the error over moving points may rise on the synthetic test."""
+    """By how much the errors, over moving and over all points, may rise on the synthetic test."""
     test_views: int = 64
     """Views of each data set to measure on, before and after."""
     selection: SelectionConfig = field(
