@@ -229,6 +229,8 @@ def build(
         start_s = time.perf_counter()
         model = checkpoint.build_model().eval().requires_grad_(False)
         backend, device = BACKENDS[name], wish.torch_device()
+        if device.index is not None and device.type == "cuda":
+            torch.cuda.set_device(device)  # builders ask for the current one
         backend.build(model, identity.precision, folder, on_stage)
         build_s = time.perf_counter() - start_s
         on_stage("parity with PyTorch")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..core.config import ModelConfig
 from ..core.engine import Precision
-from ..core.errors import EngineError
+from ..core.errors import EngineError, InvalidInputError
 from ..core.model import FlowPokeModel
 from .export import C, P, Q, R, Stage, StageGraph, stage_graphs
 from .replay import Launch, Replayed
@@ -72,7 +72,7 @@ def build(
 ) -> None:
     """Build the plans of a float32 network on the CPU, in evaluation mode, into files in a folder.
 
-    For the GPU that is current. on_stage is told the name of each stage before it is built. Raises
+    For the GPU that is current, as `choose.build` sees to. on_stage is told the name of each stage before it is built. Raises
     EngineError if a package, a GPU or memory is missing, or the builder failed, with its reason;
     OSError if a file cannot be written.
     """
@@ -278,7 +278,10 @@ class _Plan:
         return torch.empty(tuple(context.get_tensor_shape(name)), dtype=dtype, device="cuda")
 
     def _profile(self, buffers: Mapping[str, Tensor]) -> int:
-        """Index of the first profile that allows these sizes."""
+        """Index of the first profile that allows these sizes.
+
+        Raises InvalidInputError if none does: the question is at fault, not the engine.
+        """
         for index in range(self._engine.num_optimization_profiles):
             largest = {
                 name: tuple(self._engine.get_tensor_profile_shape(name, index)[2])
@@ -291,7 +294,10 @@ class _Plan:
             ):
                 return index
         sizes = ", ".join(f"{name} {list(each.shape)}" for name, each in buffers.items())
-        raise EngineError(f"the engine is built for {SHAPES}; asked for {sizes}")
+        raise InvalidInputError(
+            "too many pokes, candidates or points at once: the engine is built for "
+            f"{SHAPES}; asked for {sizes}; the engines cuda and torch have no such limits"
+        )
 
 
 _TORCH_NAMES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}

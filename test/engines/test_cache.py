@@ -11,7 +11,7 @@ import torch
 
 from fpt_ros.core.checkpoint import load_checkpoint, save_checkpoint
 from fpt_ros.core.errors import EngineError
-from fpt_ros.engines import cache, choose, openvino
+from fpt_ros.engines import cache, choose, openvino, tensorrt
 from fpt_ros.engines.choose import Wish
 
 IDENTITY = cache.Identity(
@@ -228,6 +228,23 @@ def test_engines_that_cannot_be_had_are_not_built(checkpoint, tmp_path, monkeypa
     service = choose.ready(checkpoint, Wish(device="cpu", root=tmp_path))
     assert (service.engine.name, service.to_build) == ("torch", ())
     assert service.refused == {"openvino": "OpenVINO cannot be imported"}
+
+
+@pytest.mark.parametrize("model", ["small"], indirect=True)
+def test_engine_is_built_on_the_gpu_that_was_named(checkpoint, tmp_path, monkeypatch):
+    current = []
+
+    def build(*_):
+        assert current == [torch.device("cuda:1")]
+        raise EngineError("seen")
+
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(tensorrt, "runtime", lambda: "tensorrt 1")
+    monkeypatch.setattr(tensorrt, "describe", str)
+    monkeypatch.setattr(tensorrt, "build", build)
+    wish = Wish(device="cuda:1", precision="bf16", root=tmp_path)
+    with pytest.raises(EngineError, match="seen"):
+        choose.build(checkpoint, "tensorrt", wish, lambda _: None)
 
 
 @pytest.mark.parametrize("model", ["small"], indirect=True)

@@ -1,6 +1,7 @@
 """The TensorRT adapter, as far as it goes without a GPU."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from fpt_ros.core import predictor
 from fpt_ros.core.engine import TorchEngine
-from fpt_ros.core.errors import EngineError
+from fpt_ros.core.errors import EngineError, InvalidInputError
 from fpt_ros.engines import parity, tensorrt
 from fpt_ros.engines.cuda import stage_runners
 from fpt_ros.engines.staged import StagedEngine, bucket
@@ -88,6 +89,19 @@ def test_gate_asks_what_each_range_of_sizes_is_for(model):
     engine.name, engine.precision = "staged", "fp32"
     parity.check(engine, TorchEngine(model))
     assert ranges == set(range(len(tensorrt._PROFILES)))
+
+
+def test_question_that_is_too_large_is_not_the_engines_fault():
+    plan = tensorrt._Plan.__new__(tensorrt._Plan)
+    largest = [(1, 16, 256), (1, 64, 16)]
+    plan._engine = SimpleNamespace(
+        num_optimization_profiles=2,
+        get_tensor_profile_shape=lambda name, index: (None, None, largest[index]),
+    )
+    assert plan._profile({"present": torch.zeros(1, 16, 256)}) == 0
+    assert plan._profile({"present": torch.zeros(1, 17, 16)}) == 1
+    with pytest.raises(InvalidInputError, match=r"asked for present \[1, 17, 17\]"):
+        plan._profile({"present": torch.zeros(1, 17, 17)})
 
 
 @no_gpu
