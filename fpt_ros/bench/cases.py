@@ -25,7 +25,6 @@ from fpt_ros.core.predictor import MotionPredictor
 # Of the image that a camera might deliver.
 _IMAGE_SHAPE = (480, 640, 3)
 POINTS_PER_STEP = 64
-_TOKENS = 4096
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 
 
@@ -57,34 +56,36 @@ class Cases:
         )
 
     def condition(self, candidates: int, n_pokes: int) -> Case:
-        """Sets of pokes alone; the plain implementation has no such stage."""
+        """Sets of pokes, and one point each: some engines do the work with the first question."""
         xy, flow = self._pokes(candidates, n_pokes)
+        points = self._points(candidates, 1)
+        context = self._frame.context
+
+        def run() -> object:
+            return self._engine.query(context, self._engine.condition(context, xy, flow), points)
+
         return self._case(
-            f"condition: {_plural(candidates, 'candidate')} of {_plural(n_pokes, 'poke')}",
-            lambda: self._engine.condition(self._frame.context, xy, flow),
-            None,
-            counts.advance(self._config, candidates, 0, n_pokes, 0),
+            f"condition, one point: {_plural(candidates, 'candidate')} of "
+            f"{_plural(n_pokes, 'poke')}",
+            run,
+            lambda: self._plain.predict(self._features, xy[0, 0], flow[0, 0], points[0, 0]),
+            counts.advance(self._config, candidates, 0, n_pokes, 1),
+            plain_calls=candidates,
         )
 
     def query(self, candidates: int, n_pokes: int, n_points: int, target: float | None) -> Case:
-        """Pokes and points on an image that is encoded already."""
-        context, points = self._frame.context, self._points(candidates, n_points)
+        """Pokes and points on an image that is encoded already, as the predictor asks."""
+        transform, points = self._frame.transform, self._points(candidates, n_points)
         xy, flow = self._pokes(candidates, n_pokes)
-        group = max(1, _TOKENS // (n_pokes + n_points))  # at once, to bound the memory
-
-        def run() -> None:
-            for low in range(0, candidates, group):
-                some = np.s_[:, low : low + group]
-                none = self._engine.condition(context, xy[some][:, :, :0], flow[some][:, :, :0])
-                self._engine.extend(context, none, xy[some], flow[some], points[some])
-
-        count = counts.advance(self._config, candidates, 0, n_pokes, n_points)
+        each_px = [transform.to_source(xy), transform.displacement_to_source(flow)]
+        candidates_px = list(torch.cat(each_px, dim=-1)[0].cpu().numpy())
+        points_px = transform.to_source(points[0, 0]).cpu().numpy()
         each = "" if candidates == 1 else f"{candidates} candidates, each "
         return self._case(
             f"{each}{_plural(n_pokes, 'poke')}, {_plural(n_points, 'query', 'queries')}",
-            run,
-            lambda: self._plain.predict(self._features, xy[0, 0], flow[0, 0], points[0, 0]),
-            count,
+            lambda: self._predictor.predict_candidates(candidates_px, points_px, frame=self._frame),
+            lambda: self._predict_plainly(self._features, xy[0, 0], flow[0, 0], points[0, 0]),
+            counts.advance(self._config, candidates, 0, n_pokes, n_points),
             plain_calls=candidates,
             answers=candidates * n_points,
             target=target,
@@ -99,7 +100,9 @@ class Cases:
 
         @cache  # when the case is run for the first time
         def past() -> Any:
-            return self._engine.condition(context, past_xy, past_flow)
+            pokes = self._engine.condition(context, past_xy, past_flow)
+            self._engine.query(context, pokes, points)  # some engines take the pokes in only now
+            return pokes
 
         return self._case(
             f"joint sampling: a step after {n_past} points, {_plural(n_samples, 'sample')}",
@@ -155,14 +158,11 @@ class Cases:
         xy, flow = self._pokes(1, 1)
         none = xy[0, 0, :0]
 
-        def mixture(features: ImageFeatures, xy: Tensor, flow: Tensor) -> GaussianMixture:
-            raw = self._plain.predict(features, xy, flow, unit)
-            return self._engine.mixture(raw.cpu())
-
         def plain() -> object:
             features = self._encode_plainly()
-            conditional = mixture(features, xy[0, 0], flow[0, 0])
-            score = influence(conditional, mixture(features, none, none)).reshape(n, n)
+            conditional = self._predict_plainly(features, xy[0, 0], flow[0, 0], unit)
+            without = self._predict_plainly(features, none, none, unit)
+            score = influence(conditional, without).reshape(n, n)
             return transform.paste(score, 0) > DEFAULT_THRESHOLD_NATS
 
         count = counts.encode(self._config)
@@ -179,6 +179,11 @@ class Cases:
 
     def _encode_plainly(self) -> ImageFeatures:
         return self._plain.encode(self._pixels.to(self._engine.dtype) / 127.5 - 1)
+
+    def _predict_plainly(
+        self, features: ImageFeatures, xy: Tensor, flow: Tensor, points: Tensor
+    ) -> GaussianMixture:
+        return self._engine.mixture(self._plain.predict(features, xy, flow, points).cpu())
 
     def _plain_step(
         self, past_xy: Tensor, past_flow: Tensor, xy: Tensor, flow: Tensor, points: Tensor

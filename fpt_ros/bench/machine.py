@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,9 +19,13 @@ from torch import Tensor
 _ISA = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16",
         "asimddp", "bf16", "i8mm", "sve")  # fmt: skip
 _PACKAGES = ("torch", "openvino", "onnxruntime", "tensorrt", "tensorrt_rtx", "numpy")
-_SIDE = 1024  # of the matrices to multiply
-PRODUCT_FLOPS = 2.0 * _SIDE**3
-TRAFFIC_BYTES = 1 << 27  # beyond every cache
+
+
+class Load(NamedTuple):
+    """Something to time that keeps one part of a machine busy."""
+
+    run: Callable[[], Tensor]
+    amount: float  # operations, or bytes that are read
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -42,16 +46,20 @@ def describe(device: torch.device) -> dict[str, Any]:
     }
 
 
-def product(device: torch.device, dtype: torch.dtype) -> Callable[[], Tensor]:
-    """A product of large matrices to time, of PRODUCT_FLOPS."""
-    a, b = (torch.randn(_SIDE, _SIDE, device=device).to(dtype) for _ in range(2))
-    return lambda: a @ b
+def product(device: torch.device, dtype: torch.dtype) -> Load:
+    """A product of matrices, large enough to take a millisecond or more."""
+    side = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return Load(lambda: a @ b, 2.0 * side**3)
 
 
-def traffic(device: torch.device) -> Callable[[], Tensor]:
-    """A pass over a large buffer to time, which reads TRAFFIC_BYTES."""
-    buffer = torch.ones(TRAFFIC_BYTES // 4, device=device)
-    return lambda: buffer.sum()
+def traffic(device: torch.device) -> Load:
+    """A pass over a buffer beyond every cache, which takes a millisecond or more."""
+    size = 1 << 27
+    if device.type == "cuda":
+        size = min(1 << 33, torch.cuda.get_device_properties(device).total_memory // 4)
+    buffer = torch.ones(size // 4, device=device)
+    return Load(lambda: buffer.sum(), float(buffer.nbytes))
 
 
 class PeakMemory:

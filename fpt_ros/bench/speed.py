@@ -29,7 +29,7 @@ class Plan(NamedTuple):
 
     Attributes:
         turns: rounds of all cases.
-        calls_per_turn: most calls of the engine in a round; the plain one is called once.
+        calls_per_turn: most calls of the engine in a round; the plain one is called as often.
         only: parts of the names of the cases that are measured; none: all.
         quick: small sizes only, to see that everything runs.
     """
@@ -86,16 +86,16 @@ def run(
     if not cases:
         raise InvalidInputError(f"no case has {' or '.join(map(repr, plan.only))} in its name")
     dtypes = (_DTYPES[engine.precision], torch.float32)
-    products = [machine.product(engine.device, dtype) for dtype in dtypes]
-    limits = [
-        Case("limit", run, calls_per_turn=20) for run in (*products, machine.traffic(engine.device))
-    ]
+    loads = [machine.product(engine.device, dtype) for dtype in dtypes]
+    loads.append(machine.traffic(engine.device))
+    limits = [Case("limit", load.run, calls_per_turn=20) for load in loads]
     timings: list[Timings] = []
     turns = measure([*limits, *cases], engine.device, plan.turns, plan.calls_per_turn)
     for turn, so_far in enumerate(turns):
         timings = so_far
         on_progress(turn)
-    product, product_fp32, traffic = (each.fastest_s for each in timings[: len(limits)])
-    flops = machine.PRODUCT_FLOPS
-    peaks = Peaks(flops / product, flops / product_fp32, machine.TRAFFIC_BYTES / traffic)
-    return [row(each, peaks) for each in timings[len(limits) :]], peaks
+    n = len(loads)
+    peaks = Peaks(
+        *(load.amount / each.fastest_s for load, each in zip(loads, timings[:n], strict=True))
+    )
+    return [row(each, peaks) for each in timings[n:]], peaks

@@ -73,7 +73,8 @@ def bench(
     if threads:
         torch.set_num_threads(threads)
     loaded, name = _checkpoint(checkpoint, base)
-    wish = Wish(engine, precision, device, threads)
+    # The same for both that are compared, whatever either would choose.
+    wish = Wish(engine, precision, device, threads or torch.get_num_threads())
     if what == "joint":  # its measures look into the network
         wish = replace(wish, engine="torch", precision="fp32")
     running = _engine(loaded, wish)
@@ -149,6 +150,7 @@ def _speed(
 
     from fpt_ros.bench import machine, report
     from fpt_ros.bench.speed import Plan, run
+    from fpt_ros.bench.timing import by_cpu_time
 
     where = machine.describe(engine.device)
     with Progress() as progress:
@@ -164,6 +166,9 @@ def _speed(
         "machine": "{gpu} {cpu}, {cores} cores ({isa}), {threads} threads".format_map(
             {**where, "gpu": where["gpu"] or "", "isa": " ".join(where["isa"])}
         ).strip(),
+        "alone and ratio": "by the time for which the one thread had the CPU"
+        if by_cpu_time(engine.device)
+        else "by the clock",
         "load before": where["load"],
         "versions": ", ".join(f"{name} {v}" for name, v in where["versions"].items()),
         "measured peaks": f"{peaks.flops / 1e9:.0f} GFLOP/s in "

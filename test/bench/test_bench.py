@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fpt_ros.bench import fidelity, refinement, timing
+from fpt_ros.bench.cases import Cases
 from fpt_ros.bench.report import Peaks, markdown, row
 from fpt_ros.bench.timing import Case, Duration, Timings, measure
 from fpt_ros.cli import main
@@ -47,6 +48,8 @@ def test_the_command_prints_and_writes_every_case(tmp_path, capsys):
     assert len(names) == len(set(names)) >= 7
     table = capsys.readouterr().out
     assert all(f"| {name} |" in table for name in names)
+    cpu_time = "* alone and ratio: by the time for which the one thread had the CPU" in table
+    assert cpu_time == (torch.get_num_threads() == 1)
     for case in document["cases"]:
         assert 0 < case["p50_ms"] <= case["p95_ms"] <= case["p99_ms"]
         assert case["gflop"] > 0
@@ -67,6 +70,22 @@ def test_the_command_prints_and_writes_every_case(tmp_path, capsys):
 def test_wrong_use_is_explained(arguments, message, capsys, tmp_path):
     assert main(["bench", *arguments, "--out", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_both_implementations_are_asked_the_same(engine):
+    cases = Cases(engine.model, engine)
+
+    def close(answer, plain):
+        torch.testing.assert_close(answer, plain, rtol=1e-3, atol=1e-4)
+
+    case = cases.query(2, 3, 5, None)
+    motion, plain = case.run(), case.plain()
+    assert motion.mixture.mean().shape[:2] == (2, 5)
+    close(motion.mixture.mean()[0] / motion.transform.roi[2], plain.mean())
+    case = cases.condition(2, 3)
+    close(case.run()[0, 0], case.plain())
+    case = cases.joint_step(2, 4, None)
+    close(case.run()[1][0, 0], case.plain()[1])
 
 
 def test_both_implementations_are_called_in_turns():
