@@ -194,7 +194,7 @@ class FineTuneSettings:
     )
     forget_percent: float = _parameter(
         5.0,
-        "By how many percent the errors on the synthetic test may rise in a model that is promoted.",
+        "By how many percent a promoted model's errors on the synthetic test may have risen.",
         limits=(0.0, 1000.0),
         live=True,
     )

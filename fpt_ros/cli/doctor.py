@@ -100,7 +100,7 @@ def _probe(code: str, **environment: str) -> tuple[bool, str]:
             timeout=_PROBE_TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:
-        return False, f"no answer within {_PROBE_TIMEOUT_S} s; if the machine is busy, try again later"
+        return False, f"no answer within {_PROBE_TIMEOUT_S} s; try again on a quiet machine"
     output = done.stdout if done.returncode == 0 else done.stderr
     lines = output.strip().splitlines() or [f"exit code {done.returncode}"]
     return done.returncode == 0, lines[-1]
