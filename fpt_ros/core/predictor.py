@@ -366,10 +366,10 @@ class MotionPredictor:
     ) -> DenseMaps:
         """What `uncertainty` and `moving_parts` tell, from a grid that is refined where it matters.
 
-        The n x n grid is refined, down to a pixel of what the network sees, where interpolated
-        displacements or deviations would be off by more than tolerance_px (about; 0 does not
-        refine at all), where the border of the moving part runs, and around the pokes. Raises as
-        `predict`, and InvalidInputError if the tolerance is negative or NaN.
+        The spacing of the n x n grid is halved, down to one or two pixels of what the network
+        sees, where interpolated displacements or deviations would be off by more than tolerance_px
+        (about; 0 does not refine at all), where the border of the moving part runs, and around the
+        pokes. Raises as `predict`, and InvalidInputError if the tolerance is negative or NaN.
         """
         if not tolerance_px >= 0:
             raise InvalidInputError(f"tolerance_px must not be negative, got {tolerance_px}")

@@ -41,7 +41,7 @@ Stage = Literal["encode", "embed", "advance", "alone"]
 # Axes whose size changes from call to call: candidates, earlier pokes, new pokes, points; and the
 # sizes to trace with, which differ so that no two axes are taken for one.
 C, R, P, Q = "candidates", "earlier", "pokes", "points"
-_TRACED = {C: 2, R: 3, P: 4, Q: 5}
+TRACED = {C: 2, R: 3, P: 4, Q: 5}
 
 _KV = ("key", "value")
 _OPSET = 20
@@ -70,8 +70,8 @@ class StageGraph:
 
     def program(self) -> torch.export.ExportedProgram:
         """Trace the module; what is named in the shapes stays dynamic."""
-        example = tuple(spec.zeros(_TRACED) for spec in self.inputs.values())
-        axes = {axis: torch.export.Dim(axis) for axis in _TRACED}
+        example = tuple(spec.zeros(TRACED) for spec in self.inputs.values())
+        axes = {axis: torch.export.Dim(axis) for axis in TRACED}
         dynamic = tuple(
             {index: axes[size] for index, size in enumerate(spec.shape) if isinstance(size, str)}
             for spec in self.inputs.values()

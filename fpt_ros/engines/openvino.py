@@ -23,7 +23,7 @@ from ..core.engine import Engine, Precision
 from ..core.errors import EngineError
 from ..core.model import FlowPokeModel
 from ..core.transformer import PokeReference
-from .export import C, P, Q, R, Stage, StageGraph, stage_graphs
+from .export import TRACED, Stage, StageGraph, kv_names, stage_graphs
 from .quantize import quantized
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 NAME = "openvino"
 SHAPES = "any"  # sizes that change do so without limits
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
-# Sizes to trace with; they differ, so that no two axes are taken for one.
-_EXAMPLE = {C: 2, R: 3, P: 4, Q: 5}
 
 
 def runtime() -> str:
@@ -192,10 +190,7 @@ class OpenVinoEngine(Engine):
         """One poke that is not present."""
         transformer = self.config.transformer
         shape = (1, candidates, transformer.heads, 1, transformer.d_head)
-        names = [
-            f"{kind}_{layer:02}" for layer in range(transformer.depth) for kind in ("key", "value")
-        ]
-        keys: dict[str, _Array] = {name: torch.zeros(shape) for name in names}
+        keys: dict[str, _Array] = {name: torch.zeros(shape) for name in kv_names(self.config)}
         if self.config.head.poke_relative:
             keys["reference"] = torch.zeros(1, candidates, 1, PokeReference.D_KEY)
         nowhere = torch.zeros(1, candidates, 1, 2)
@@ -302,7 +297,7 @@ def _converted(graph: StageGraph) -> ov.Model:
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    example = tuple(spec.zeros(_EXAMPLE) for spec in graph.inputs.values())
+    example = tuple(spec.zeros(TRACED) for spec in graph.inputs.values())
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that sizes are constants, where they are
         traced = torch.jit.trace(graph.module.eval(), example, check_trace=False)

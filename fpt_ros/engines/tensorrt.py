@@ -72,7 +72,7 @@ def build(
 ) -> None:
     """Build the plans of a float32 network on the CPU, in evaluation mode, into files in a folder.
 
-    For the GPU that is current, as `choose.build` sees to. on_stage is told the name of each stage before it is built. Raises
+    For the GPU that is current. on_stage is told the name of each stage before it is built. Raises
     EngineError if a package, a GPU or memory is missing, or the builder failed, with its reason;
     OSError if a file cannot be written.
     """
