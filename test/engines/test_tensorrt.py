@@ -19,7 +19,7 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 @pytest.fixture
 def rtx():
-    return pytest.importorskip("tensorrt_rtx", reason="pip install 'fpt_ros[tensorrt-rtx]'")
+    return pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx")
 
 
 @pytest.mark.integration
