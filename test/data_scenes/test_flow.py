@@ -63,7 +63,9 @@ def test_visible_only_before_what_is_drawn_and_inside():
 
 
 @pytest.fixture(
-    scope="module", params=[(furniture.small_drawers, 4), (furniture.chest, 2)], ids=str
+    scope="module",
+    params=[(furniture.small_drawers, 4), (furniture.chest, 2)],
+    ids=["small_drawers", "chest"],
 )
 def scene(request):
     """A scene, its view, a camera a little beside the first, and the state after a motion."""
