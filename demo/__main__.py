@@ -72,7 +72,7 @@ def main() -> int:
         return 130
     except (DemoFailed, ProcessFailed, FptError) as error:
         console.print("[bold red]the demonstration failed:[/]", end=" ")
-        console.print(str(error), markup=False)
+        console.print(str(error), markup=False, soft_wrap=True)  # paths stay whole
         return 1
     console.print(f"{time.monotonic() - began_s:.0f} s in all")
     return 0

@@ -37,7 +37,7 @@ def test_images_are_the_maps_of_the_predictor(models, tolerance_px):
     surroundings = Surroundings(
         lambda: settings, lambda: {UNCERTAINTY, MASK, SCORE}, lambda: None, never, never, list
     )
-    service = Service(torch_engine(checkpoint, Wish()), (), {})
+    service = Service(torch_engine(checkpoint, Wish()), (), {}, {})
     pipeline = PredictorPipeline(checkpoint, service, surroundings, never)
     pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
     image = Image(height=48, width=64, encoding="rgb8", step=192, data=pixels.tobytes())
