@@ -1,0 +1,73 @@
+"""How fast and how fresh the node's masks are: publish a camera, count what comes back.
+
+    predictor_node &                            # or: ros2 launch fpt_ros predictor.launch.py
+    python examples/node_rate.py --rate 10 --seconds 15
+
+640 x 480 pictures of sliding noise, a standing plan of one poke, one subscriber to the mask.
+"""
+
+import argparse
+import array
+import time
+
+import numpy as np
+import rclpy
+from rclpy.qos import qos_profile_sensor_data
+from rclpy.time import Time
+from sensor_msgs.msg import Image
+
+from fpt_ros.msg import Poke, PokeArray
+
+_HEIGHT_PX, _WIDTH_PX = 480, 640
+# The first answers belong to the start.
+_LEFT_OUT = 20
+
+
+def main() -> None:
+    """Measure, and print one line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rate", type=float, default=10.0, help="pictures per second")
+    parser.add_argument("--seconds", type=float, default=15.0)
+    arguments = parser.parse_args()
+    rclpy.init()
+    node = rclpy.create_node("node_rate")
+    camera = node.create_publisher(Image, "image", qos_profile_sensor_data)
+    plans = node.create_publisher(PokeArray, "pokes", 10)
+    noise = np.random.default_rng(0).integers(0, 255, (_HEIGHT_PX, _WIDTH_PX, 3), np.uint8)
+    ages_ms: list[float] = []
+    came_s: list[float] = []
+    sent = 0
+
+    def publish() -> None:
+        nonlocal sent
+        picture = Image(height=_HEIGHT_PX, width=_WIDTH_PX, encoding="rgb8", step=3 * _WIDTH_PX)
+        picture.header.stamp = node.get_clock().now().to_msg()
+        picture.data = array.array("B", np.roll(noise, sent, axis=1).tobytes())
+        camera.publish(picture)
+        sent += 1
+        if sent == _LEFT_OUT // 2:
+            plans.publish(PokeArray(pokes=[Poke(x=320.0, y=240.0, dx=40.0, dy=0.0)]))
+
+    def receive(mask: Image) -> None:
+        age = node.get_clock().now() - Time.from_msg(mask.header.stamp)
+        ages_ms.append(age.nanoseconds / 1e6)
+        came_s.append(time.monotonic())
+
+    node.create_subscription(Image, "/predictor/moving_part/mask", receive, 10)
+    node.create_timer(1 / arguments.rate, publish)
+    end_s = time.monotonic() + arguments.seconds
+    while time.monotonic() < end_s:
+        rclpy.spin_once(node, timeout_sec=0.1)
+    rclpy.shutdown()
+    if len(ages_ms) <= _LEFT_OUT + 1:
+        raise SystemExit(f"{sent} pictures sent, {len(ages_ms)} masks came: is the node there?")
+    rate_hz = (len(came_s) - _LEFT_OUT - 1) / (came_s[-1] - came_s[_LEFT_OUT])
+    p50, p95, worst = np.percentile(ages_ms[_LEFT_OUT:], (50, 95, 100))
+    print(
+        f"{sent} pictures sent at {arguments.rate:g} Hz, {len(ages_ms)} masks at {rate_hz:.1f} Hz, "
+        f"age p50 {p50:.0f} ms, p95 {p95:.0f} ms, worst {worst:.0f} ms"
+    )
+
+
+if __name__ == "__main__":
+    main()
