@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..core.config import ModelConfig
-from ..core.engine import Engine, Precision
+from ..core.engine import Engine, Precision, used_pokes
 from ..core.errors import EngineError
 from ..core.model import FlowPokeModel
 from ..core.transformer import PokeReference
@@ -142,12 +142,7 @@ class OpenVinoEngine(Engine):
         padding = self._padding(candidates, camera_static)
         if n_pokes == 0:
             return padding
-        present = torch.ones(1, candidates, n_pokes, dtype=torch.bool)
-        if poke_counts is not None:
-            present = torch.arange(n_pokes) < poke_counts[..., None]
-            poke_xy, poke_flow = (
-                torch.where(present[..., None], each, 0) for each in (poke_xy, poke_flow)
-            )
+        present, poke_xy, poke_flow = used_pokes(poke_xy, poke_flow, poke_counts)
         nowhere = poke_xy.new_zeros(1, candidates, 1, 2)
         outputs = self._advance(image, padding, poke_xy, poke_flow, present, nowhere)
         return self._appended(padding, poke_xy, poke_flow, present, outputs)

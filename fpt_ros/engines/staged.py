@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.config import ModelConfig
-from ..core.engine import Engine
+from ..core.engine import Engine, used_pokes
 from ..core.transformer import PokeReference
 from .export import Stage, kv_names
 
@@ -84,14 +84,7 @@ class StagedEngine(Engine):
         """See `Engine.condition`; the work is done by the next question."""
         if camera_static is None:
             camera_static = torch.ones(1, dtype=torch.bool, device=self.device)
-        present = torch.ones(poke_xy.shape[:3], dtype=torch.bool, device=self.device)
-        if poke_counts is not None:
-            slots = torch.arange(poke_xy.shape[2], device=self.device)
-            present = slots < poke_counts[..., None]
-            poke_xy, poke_flow = (
-                torch.where(present[..., None], each, 0) for each in (poke_xy, poke_flow)
-            )
-        return _Pokes(camera_static, present, poke_xy, poke_flow)
+        return _Pokes(camera_static, *used_pokes(poke_xy, poke_flow, poke_counts))
 
     @torch.inference_mode()
     def query(self, image: _Image, pokes: _Pokes, points: Tensor) -> Tensor:
