@@ -147,8 +147,9 @@ class PredictorPipeline:
             outputs[UNCERTAINTY] = convert.map_to_msg(deviation, header)
         if wanted <= {MOTION, UNCERTAINTY}:
             return outputs
-        unpoked = self.predictor.unconditional_grid(n, settings.camera_static, encoded)
-        score = influence(motion.on_device, unpoked.on_device).reshape(n, n)
+        if refined is None or POINTS in wanted:
+            unpoked = self.predictor.unconditional_grid(n, settings.camera_static, encoded)
+            score = influence(motion.on_device, unpoked.on_device).reshape(n, n)
         mask, score_map = (
             refined.parts
             if refined
