@@ -25,13 +25,20 @@ SHARES = (0.25, 0.5, 0.75, 1.0)
 class Trial:
     """One share and what it is worth on validation data.
 
-    `nll` is the score on the recording, lower is better. `synthetic_epe_px` is the error over
-    moving points of the synthetic world, None where there is no such data.
+    `nll` is the score on the recording, lower is better. `synthetic_epe_px` are the errors over
+    moving and over all points of the synthetic world, None where there is no such data.
     """
 
     share: float
     nll: float
-    synthetic_epe_px: float | None = None
+    synthetic_epe_px: tuple[float, float] | None = None
+
+    def forgotten(self, base: Trial) -> float:
+        """By what share of the base's the error rose that rose more; 0 where there is no data."""
+        if self.synthetic_epe_px is None or base.synthetic_epe_px is None:
+            return 0.0
+        pairs = zip(self.synthetic_epe_px, base.synthetic_epe_px, strict=True)
+        return max(after / before - 1 for after, before in pairs)
 
 
 def interpolate(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], share: float) -> State:
@@ -53,13 +60,11 @@ def choose(base: Trial, trials: list[Trial], forget_percent: float) -> Trial:
     Little is half of `forget_percent`, because the choice is made on few samples and the gate looks
     at others. If all forget more, the one that forgets least.
     """
-    if base.synthetic_epe_px is None:
-        return min(trials, key=lambda trial: trial.nll)
-    limit_px = base.synthetic_epe_px * (1 + forget_percent / 200)
-    mild = [trial for trial in trials if (trial.synthetic_epe_px or 0.0) <= limit_px]
+    limit = forget_percent / 200
+    mild = [trial for trial in trials if trial.forgotten(base) <= limit]
     if mild:
         return min(mild, key=lambda trial: trial.nll)
-    return min(trials, key=lambda trial: trial.synthetic_epe_px or 0.0)
+    return min(trials, key=lambda trial: trial.forgotten(base))
 
 
 def best(

@@ -304,9 +304,7 @@ class FineTuning:
         if self.config.learning_rate is not None:
             return self.config.learning_rate
         steps = self.config.steps or max(1, self._steps_in(config))
-        trained = self.base.training.get("config", {})
-        base_rate = float(trained.get("learning_rate", recipe.PUBLISHED_RATE))
-        rate = recipe.learning_rate(steps, config.batch, base_rate)
+        rate = recipe.learning_rate(steps, config.batch, recipe.base_rate(self.base.training))
         log.info("learning rate %.2g for about %d steps of %d views", rate, steps, config.batch)
         return rate
 
@@ -342,8 +340,11 @@ class FineTuning:
             self.tracker.advance(0.8 * share)
             model = self._model(state).to(self.device)
             own = validate(model, trainer.val, self.device)
-            error_px = validate(model, other, self.device)["epe_px/moving"] if other else None
-            return blend.Trial(share, own["nll/one_poke"] + own["nll/one_poke_moving"], error_px)
+            errors_px = None
+            if other is not None:
+                measured = validate(model, other, self.device)
+                errors_px = (measured["epe_px/moving"], measured["epe_px/all"])
+            return blend.Trial(share, own["nll/one_poke"] + own["nll/one_poke_moving"], errors_px)
 
         tuned = load_checkpoint(trainer.config.out / BEST_FILE).state_dict
         return blend.best(self.base.state_dict, tuned, trial, self.config.forget_percent)
@@ -385,16 +386,16 @@ class FineTuning:
             self._model(state),
             horizon_s=trainer.horizon_s,
             licence=self.base.licence,
+            # Of a base that was fine-tuned itself, what is said of that gives way: no growth.
             training={
-                "base": {"sha256": self.base.sha256, "training": self.base.training},
+                **self.base.training,
                 "fine_tuning": {
+                    "base_sha256": self.base.sha256,
                     "config": trainer.config.to_dict(),
                     "steps": trainer.step,
                     "share_of_tuned_weights": trial.share,
                     "promoted": verdict.promoted,
                 },
-                # As in a file of `fpt train`, so that it can be fine-tuned again.
-                "config": self.base.training.get("config", {}),
             },
         )
 

@@ -83,7 +83,8 @@ class Trainer:
             index = mixed(index, other, config.rehearsal_share)
 
         torch.manual_seed(config.seed)
-        self.model = _initial_model(config).to(self.device)
+        model, self.init = _initial_model(config)
+        self.model = model.to(self.device)
         self.objective = Objective(self.model, config.part_weight).to(self.device)
         self.ema = AveragedModel(self.model, multi_avg_fn=ema_update(config.ema))
         self.optimizer = build_optimizer(self.objective, config, self.device)
@@ -262,6 +263,7 @@ class Trainer:
             "validation": self.validation,
             "skipped": dict(self.counts),
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            **({"init": self.init} if self.init else {}),
         }
         save_checkpoint(
             path,
@@ -278,6 +280,7 @@ class Trainer:
             "config": self.config.to_dict(),
             "model_config": self.model.config.to_json(),
             "data": self.data,
+            "init": self.init,
             "step": self.step,
             "elapsed_s": self.elapsed_s,
             "best": self.best,
@@ -306,6 +309,7 @@ class Trainer:
             self.objective.load_state_dict(state["objective"])
             self.ema.load_state_dict(state["ema"])
             self.optimizer.load_state_dict(state["optimizer"])
+            self.init = state.get("init", self.init)
             self.step = int(state["step"])
             self.elapsed_s = float(state["elapsed_s"])
             self.best = float(state["best"])
@@ -319,7 +323,8 @@ class Trainer:
             ) from error
 
 
-def _initial_model(config: TrainConfig) -> FlowPokeModel:
+def _initial_model(config: TrainConfig) -> tuple[FlowPokeModel, dict[str, Any] | None]:
+    """The model, and if its weights are from a file, which one and how that was trained."""
     if config.model in _PRESETS:
         shape = _PRESETS[config.model]
     else:
@@ -330,14 +335,14 @@ def _initial_model(config: TrainConfig) -> FlowPokeModel:
             )
         shape = ModelConfig.from_json(path.read_text())
     if config.init is None:
-        return FlowPokeModel(shape)
+        return FlowPokeModel(shape), None
     checkpoint = load_checkpoint(config.init)
     if checkpoint.config != shape:
         raise InvalidInputError(
             f"{config.init} holds another network than --model {config.model}; "
             "write its configuration into a JSON file and pass that as --model"
         )
-    return checkpoint.build_model()
+    return checkpoint.build_model(), {"sha256": checkpoint.sha256, "training": checkpoint.training}
 
 
 def choose_device(name: str) -> torch.device:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 PAPER_RATE = 5e-7
 PAPER_BATCH = 128
@@ -12,6 +14,20 @@ MAX_SHARE = 1 / 3
 """Of the rate that the base was trained with."""
 PUBLISHED_RATE = 5e-5
 """Of pre-training, for bases that do not say theirs: the published one."""
+
+
+def base_rate(training: Mapping[str, Any]) -> float:
+    """The highest rate of the runs behind a base, from what its file says of its training.
+
+    A run that began with the weights of another (`init`) is often short and gentle; how much
+    change the weights can take is told by the run that brought them up.
+    """
+    rates = []
+    run: Any = training
+    while isinstance(run, Mapping):
+        rates.append(run.get("config", {}).get("learning_rate", 0.0))
+        run = run.get("init", {}).get("training")
+    return max(rates) or PUBLISHED_RATE
 
 
 def learning_rate(steps: int, batch: int, base_rate: float) -> float:

@@ -56,6 +56,14 @@ def test_the_papers_rate_for_the_papers_run_and_never_too_much():
     assert recipe.learning_rate(300, 16, 6e-4) == pytest.approx(2e-4)
 
 
+def test_the_base_rate_is_that_of_the_run_that_brought_the_weights_up():
+    assert recipe.base_rate({}) == recipe.PUBLISHED_RATE
+    first = {"config": {"learning_rate": 7e-4}}
+    assert recipe.base_rate(first) == 7e-4
+    gentle = {"config": {"learning_rate": 2e-4}, "init": {"sha256": "", "training": first}}
+    assert recipe.base_rate(gentle) == 7e-4
+
+
 @pytest.mark.parametrize(("n", "m", "share"), [(2, 12, 0.5), (12, 2, 0.5), (12, 12, 0.25)])
 def test_mixing_keeps_to_the_share_and_loses_no_view(toy, tmp_path, n, m, share):
     own = ShardIndex.scan(toy.write_world(tmp_path / "own", n_views=n), "train")
@@ -96,11 +104,18 @@ def test_weights_between_two_models():
 
 
 def test_the_best_share_that_forgets_little():
-    base = Trial(0.0, -6.0, 20.0)
-    trials = [Trial(0.5, -6.5, 20.4), Trial(1.0, -7.0, 21.5), Trial(0.25, -6.2, 20.1)]
+    base = Trial(0.0, -6.0, (20.0, 6.0))
+    trials = [
+        Trial(0.5, -6.5, (20.4, 5.9)),
+        Trial(1.0, -7.0, (21.5, 6.0)),
+        Trial(0.25, -6.2, (20.1, 6.0)),
+    ]
     assert choose(base, trials, 5.0).share == 0.5  # 1.0 is at 7.5 %, half of 5 % are allowed
     assert choose(base, trials, 20.0).share == 1.0
-    assert choose(base, [Trial(0.5, -6.5, 30.0), Trial(1.0, -7.0, 40.0)], 5.0).share == 0.5
+    trials[0] = Trial(0.5, -6.5, (19.0, 6.3))  # motion bleeds into what stays
+    assert choose(base, trials, 5.0).share == 0.25
+    far = [Trial(0.5, -6.5, (30.0, 6.0)), Trial(1.0, -7.0, (20.0, 12.0))]
+    assert choose(base, far, 5.0).share == 0.5
     assert choose(Trial(0, -6.0), [Trial(0.5, -6.5), Trial(1.0, -7.0)], 5.0).share == 1.0
 
 
@@ -263,7 +278,7 @@ def test_a_run_leaves_weights_report_and_verdict(config):
     assert tuned.config == TINY
     assert (tuned.horizon_s, tuned.licence) == (1.0, "CC-BY-4.0")
     base = load_checkpoint(config.base)
-    assert tuned.training["base"]["sha256"] == base.sha256
+    assert tuned.training["fine_tuning"]["base_sha256"] == base.sha256
     assert tuned.training["fine_tuning"]["config"]["learning_rate"] == pytest.approx(3e-3)
     assert any(not torch.equal(tuned.state_dict[n], w) for n, w in base.state_dict.items())
 

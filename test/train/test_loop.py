@@ -81,6 +81,12 @@ def test_learns_and_leaves_a_usable_checkpoint(config):
     assert checkpoint.training["validation"]["nll/one_poke"] < -1.0
     assert list((config.out / "tensorboard").iterdir())
 
+    start = config.out / "best.safetensors"
+    further = dataclasses.replace(config, out=config.out.with_name("further"), init=start, steps=1)
+    Trainer(further).run()
+    known = load_checkpoint(further.out / "last.safetensors").training["init"]
+    assert known == {"sha256": checkpoint.sha256, "training": checkpoint.training}
+
 
 def test_resume_is_the_same_run(config):
     straight = final_state(config)
