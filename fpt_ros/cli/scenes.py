@@ -22,6 +22,8 @@ def scenes(
 ) -> None:
     """Write samples as WebDataset shards. Run it again to continue or to add more.
 
+    A contact sheet, <split>.jpg, shows a view of every family with two of its outcomes.
+
     Args:
         out: Folder of the shards.
         split: Which split; the three unseen families are in `test` only.
@@ -45,6 +47,7 @@ def scenes(
     )
 
     from fpt_ros.core.errors import InvalidInputError
+    from fpt_ros.data import contact_sheet
     from fpt_ros.data.scenes.generate import SceneSettings
     from fpt_ros.data.shards import ShardPlan, write_shards
 
@@ -73,3 +76,4 @@ def scenes(
         f"{out}: {shards} shards of {split}, {made} samples new in {seconds:.0f} s "
         f"({made / max(seconds, 1e-9):.1f} samples/s)"
     )
+    print(f"look at it: {contact_sheet.save(out, split)}")
