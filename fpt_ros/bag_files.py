@@ -13,13 +13,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader, storage_mcap
 from rosbags.rosbag2.storage_mcap import zstd
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+
+from fpt_ros.bag_sqlite import SqliteRemains, looks_finished
 
 MAX_EXPANDED_BYTES = 256 << 20
 """Most that a compressed message or chunk may expand to: more than any camera's image has."""
@@ -29,6 +31,7 @@ _SMALL_FILE_BYTES = 64 << 20
 """Up to this size it does not matter."""
 _SPARE_DISK_BYTES = 256 << 20
 
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # serialised messages never begin like this
 _MCAP_MAGIC = b"\x89MCAP0\r\n"
 # A footer that says there is no summary: the reader then looks at the records themselves.
 _MCAP_END = b"\x02" + struct.pack("<QQQI", 20, 0, 0, 0) + _MCAP_MAGIC
@@ -39,13 +42,28 @@ _MCAP_PRIVATE = range(0x80, 0x100)  # of applications: readers skip them; the re
 Stream = Iterator[tuple[Connection, int, bytes]]
 
 
+class FileReader(Protocol):
+    """What is used of `rosbags.rosbag2.Reader`. Times are in ns; end_time is after the last."""
+
+    @property
+    def connections(self) -> list[Connection]: ...
+    @property
+    def message_count(self) -> int: ...
+    @property
+    def start_time(self) -> int: ...
+    @property
+    def end_time(self) -> int: ...
+    def messages(
+        self, connections: list[Connection], start: int | None, stop: int | None, /
+    ) -> Stream: ...
+
+
 @dataclass
 class OpenedFiles:
     """Readers of a recording's files. `damages` says what cannot be read of them."""
 
-    readers: list[Reader] = field(default_factory=list)
+    readers: list[FileReader] = field(default_factory=list)
     damages: list[str] = field(default_factory=list)
-    messages_compressed: bool = False
 
 
 def open_files(path: Path, stack: ExitStack, scratch: Path | None = None) -> OpenedFiles:
@@ -56,11 +74,13 @@ def open_files(path: Path, stack: ExitStack, scratch: Path | None = None) -> Ope
     Raises OSError, or whatever the parser meets, when nothing of it can be read.
     """
     opened = OpenedFiles()
-    files, mode = _storage_files(path, opened.damages)
-    opened.messages_compressed = mode == "message"
+    files, claimed = _storage_files(path, opened.damages)
     for number, file in enumerate(files, 1):
         is_last_hope = number == len(files) and not opened.readers
         _open_file(file, stack, opened, scratch, must_open=is_last_hope)
+    there = sum(reader.message_count for reader in opened.readers)
+    if there < claimed:
+        opened.damages.append(f"{there} of the {claimed} messages that were recorded can be read")
     return opened
 
 
@@ -68,7 +88,8 @@ def _open_file(
     file: Path, stack: ExitStack, opened: OpenedFiles, scratch: Path | None, must_open: bool
 ) -> None:
     try:
-        plain = _expanded(file, stack, scratch) if file.suffix == ".zstd" else file
+        is_packed = file.suffix == ".zstd"
+        plain = _expanded(file, stack, scratch, opened.damages) if is_packed else file
         opened.readers.append(_reader(plain, stack, opened.damages))
     except Exception as error:  # the parser meets untrusted bytes and raises many types
         if must_open:
@@ -77,12 +98,12 @@ def _open_file(
 
 
 def messages_of(
-    opened: OpenedFiles, reader: Reader, wanted: list[Connection], start_ns: Any, stop_ns: Any
+    reader: FileReader, wanted: list[Connection], start_ns: int | None, stop_ns: int | None
 ) -> Stream:
     """Messages of one file, in the order in which the file gives them."""
     for connection, stamp_ns, data in reader.messages(wanted, start_ns, stop_ns):
-        cdr = _bounded_zstd(data, MAX_EXPANDED_BYTES) if opened.messages_compressed else data
-        yield connection, stamp_ns, cdr
+        is_packed = data[:4] == _ZSTD_MAGIC  # metadata.yaml tells it too, but may be missing
+        yield connection, stamp_ns, _bounded_zstd(data, MAX_EXPANDED_BYTES) if is_packed else data
 
 
 # ---- which files ------------------------------------------------------------------------------
@@ -94,45 +115,48 @@ def is_storage_file(file: Path) -> bool:
     return plain.suffix in (".mcap", ".db3")
 
 
-def _storage_files(path: Path, damages: list[str]) -> tuple[list[Path], str]:
-    """Files of a recording, and how it is compressed."""
+def _storage_files(path: Path, damages: list[str]) -> tuple[list[Path], int]:
+    """Files of a recording, and how many messages it should hold, if that is known."""
     if not path.exists():
         raise FileNotFoundError("no such file or folder")
     if path.is_file():
-        return [path], ""
+        return [path], 0
     found = sorted(file for file in path.iterdir() if is_storage_file(file))
     metadata = path / "metadata.yaml"
     if metadata.is_file():
         try:
             info = YAML(typ="safe").load(metadata.read_text())["rosbag2_bagfile_information"]
             files = [path / Path(name).name for name in info["relative_file_paths"]]
-            mode = str(info.get("compression_mode", "")).lower()
-        except (YAMLError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+            claimed = int(info.get("message_count", 0))
+        except (YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
             if not found:
                 raise ValueError(f"metadata.yaml is damaged: {error}") from error
             damages.append("metadata.yaml is damaged; the files beside it are read")
-            return found, ""
+            return found, 0
         missing = [file.name for file in files if not file.is_file()]
         if missing and len(missing) == len(files):
             raise FileNotFoundError(f"metadata.yaml names files that are missing: {missing}")
         if missing:
             damages.append(f"metadata.yaml names files that are missing: {missing}")
-        return [file for file in files if file.is_file()], mode
+        return [file for file in files if file.is_file()], claimed
     if found:
-        damages.append("no metadata.yaml: the recording may not have been closed")
-        return found, ""
+        damages.append(
+            "no metadata.yaml: the recording may not have been closed; its files are read, and "
+            f"`ros2 bag reindex {path.name}` lets ROS 2 read them too"
+        )
+        return found, 0
     raise FileNotFoundError("the folder holds neither metadata.yaml nor a .mcap or .db3 file")
 
 
-def _expanded(file: Path, stack: ExitStack, scratch: Path | None) -> Path:
-    """Decompress a file into a temporary folder: a database needs random access."""
+def _expanded(file: Path, stack: ExitStack, scratch: Path | None, damages: list[str]) -> Path:
+    """Decompress a file, as far as it goes, into a temporary folder: databases are no streams."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fpt_bag_", dir=scratch)))
     plausible = max(_SMALL_FILE_BYTES, _MAX_FILE_RATIO * file.stat().st_size)
     limit = min(plausible, shutil.disk_usage(folder).free - _SPARE_DISK_BYTES)
     plain = folder / file.stem
     written = 0
     with zstd.open(file, "rb") as source, plain.open("wb") as target:
-        while block := source.read(1 << 20):
+        while block := _next_block(source, file.name, damages):
             written += len(block)
             if written > limit:
                 raise OSError(
@@ -141,6 +165,14 @@ def _expanded(file: Path, stack: ExitStack, scratch: Path | None) -> Path:
                 )
             target.write(block)
     return plain
+
+
+def _next_block(source: Any, name: str, damages: list[str]) -> bytes:
+    try:
+        return source.read(1 << 16)
+    except (EOFError, zstd.ZstdError) as error:
+        damages.append(f"{name} is cut off or damaged, and only its beginning read: {error}")
+        return b""
 
 
 # ---- limits -----------------------------------------------------------------------------------
@@ -181,25 +213,45 @@ storage_mcap.DECOMPRESSORS.update(zstd=_bounded_zstd, lz4=_bounded_lz4)
 # ---- files without an end ---------------------------------------------------------------------
 
 
-def _reader(file: Path, stack: ExitStack, damages: list[str]) -> Reader:
+def _reader(file: Path, stack: ExitStack, damages: list[str]) -> FileReader:
     try:
-        return stack.enter_context(Reader(file))
+        if file.suffix != ".db3" or looks_finished(file):
+            return stack.enter_context(Reader(file))
     except Exception:
-        if file.suffix != ".mcap":
+        if file.suffix not in (".db3", ".mcap"):
             raise
-        size = file.stat().st_size
-        for check in (False, True):
-            end = _end_of_records(file, check)
-            try:
-                reader = stack.enter_context(Reader(_CutMcap(file, end)))  # type: ignore[arg-type]
-            except Exception:  # a damaged chunk: look for it
-                continue
-            damages.append(
-                f"{file.name} was not closed, or is cut off or damaged: {end / 1e6:.1f} of "
-                f"{size / 1e6:.1f} MB can be read"
-            )
-            return reader
-        raise
+    return (_sqlite_remains if file.suffix == ".db3" else _cut_mcap)(file, stack, damages)
+
+
+def _sqlite_remains(file: Path, stack: ExitStack, damages: list[str]) -> FileReader:
+    try:
+        reader = stack.enter_context(SqliteRemains(file, MAX_EXPANDED_BYTES))
+    except ValueError as error:
+        raise ValueError(f"{file.name} cannot be read: {error}") from error
+    there, claimed = reader.there_bytes, reader.claimed_bytes
+    size = f" of {there / 1e6:.1f} of {claimed / 1e6:.1f} MB" if there < claimed else ""
+    damages.append(
+        f"{file.name} was not closed, or is cut off or damaged: {reader.message_count} "
+        f"messages{size} can be read"
+    )
+    return reader
+
+
+def _cut_mcap(file: Path, stack: ExitStack, damages: list[str]) -> FileReader:
+    size = file.stat().st_size
+    for check in (False, True):
+        end = _end_of_records(file, check)
+        try:
+            reader = stack.enter_context(Reader(_CutMcap(file, end)))  # type: ignore[arg-type]
+        except Exception as error:  # a damaged chunk: look for it
+            reason = error
+            continue
+        damages.append(
+            f"{file.name} was not closed, or is cut off or damaged: {end / 1e6:.1f} of "
+            f"{size / 1e6:.1f} MB can be read"
+        )
+        return reader
+    raise ValueError(f"{file.name} cannot be read: {reason}") from reason
 
 
 def _end_of_records(file: Path, check_chunks: bool) -> int:

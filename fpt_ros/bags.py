@@ -16,11 +16,11 @@ from pathlib import Path
 from types import TracebackType
 
 from rosbags.interfaces import Connection, ConnectionExtRosbag2, Qos
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from fpt_ros.bag_files import messages_of, open_files
+from fpt_ros.bag_files import FileReader, messages_of, open_files
 from fpt_ros.core.errors import FptError, InvalidInputError
 from fpt_ros.share import shared_folder
 
@@ -93,11 +93,11 @@ class BagReader:
         Those recorded in [start_ns, stop_ns) only, if given; what lies outside costs little.
         """
 
-        def of_file(reader: Reader) -> Iterator[tuple[Connection, int, bytes]]:
+        def of_file(reader: FileReader) -> Iterator[tuple[Connection, int, bytes]]:
             wanted = [c for c in reader.connections if topics is None or c.topic in topics]
             if not wanted:
                 return iter(())
-            return messages_of(self._files, reader, wanted, start_ns, stop_ns)
+            return messages_of(reader, wanted, start_ns, stop_ns)
 
         try:
             streams = [of_file(reader) for reader in self._files.readers]

@@ -1,0 +1,396 @@
+"""What can be read of an SQLite recording that is cut off, damaged, or still being written.
+
+SQLite opens a database as a whole or not at all: it finds rows by way of pages that come late in
+the file, and may be lost with its end. Python has no access to its `.recover`. So the pages that
+hold rows are looked for one by one here, in the file and in the write-ahead log of a recorder that
+is at work or was killed. No SQL is run, nothing is written and nothing locked: a recorder is not
+disturbed. The format is described at https://sqlite.org/fileformat2.html.
+"""
+
+from __future__ import annotations
+
+import heapq
+import struct
+from array import array
+from collections import Counter
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from rosbags.interfaces import (
+    Connection,
+    ConnectionExtRosbag2,
+    MessageDefinition,
+    MessageDefinitionFormat,
+)
+from rosbags.rosbag2.metadata import parse_qos
+
+_MAGIC = b"SQLite format 3\0"
+_HEADER_BYTES = 100
+_PAGE_SIZES = {1 << power for power in range(9, 17)}
+_ROWS = 0x0D  # kind of the pages that hold rows
+_READ_BYTES = 1 << 20
+
+_LOG_MAGIC = b"\x37\x7f\x06"
+_LOG_HEADER_BYTES = 32
+_FRAME_HEADER_BYTES = 24
+
+_INTEGER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 7: 8}
+_MAX_TOPIC_BYTES = 1 << 20
+_NO_DEFINITION = MessageDefinition(MessageDefinitionFormat.NONE, "")
+_SORTED_TOGETHER = 256
+"""Messages are written about in order of time: what is too late is so by less than this many."""
+
+
+class _Row(NamedTuple):
+    """A row: its beginning, and where the rest of it is."""
+
+    id: int
+    length: int  # bytes of the whole
+    local: bytes
+    overflow: int  # number of the page with the rest; 0: there is none
+
+
+class _Message(NamedTuple):
+    time_ns: int
+    topic_id: int
+    row: _Row
+    start: int  # of the content in the row, bytes
+
+
+class SqliteRemains:
+    """The messages that are left in a damaged database, or are there already in an open one.
+
+    It stands in for a `rosbags.rosbag2.Reader`. `there_bytes` is how large the database is,
+    `claimed_bytes` how large it says that it is.
+
+    Raises ValueError, from the constructor: it is no database, or names no topics.
+    """
+
+    def __init__(self, file: Path, max_message_bytes: int) -> None:
+        self._max_bytes = max_message_bytes
+        self._pages = _Pages(file)
+        self.there_bytes, self.claimed_bytes = self._pages.there_bytes, self._pages.claimed_bytes
+        self.start_time, self.end_time = (1 << 63) - 1, 0
+        # The pages with messages, and the first and the last time in each.
+        self._numbers, self._first_ns, self._last_ns = array("Q"), array("q"), array("q")
+        try:
+            topics, counts = self._survey()
+            if not topics:
+                raise ValueError(
+                    "it is no recording, or its beginning, with the topics, is damaged"
+                )
+            self.connections = [
+                Connection(*key, _NO_DEFINITION, "", counts[key[0]], ext, self)
+                for key, ext in topics.items()
+            ]
+        except BaseException:
+            self.close()
+            raise
+        self.message_count = sum(connection.msgcount for connection in self.connections)
+
+    def messages(
+        self, wanted: Collection[Connection], start_ns: int | None, stop_ns: int | None
+    ) -> Iterator[tuple[Connection, int, bytes]]:
+        """Messages of some connections recorded in [start_ns, stop_ns), in order of time.
+
+        Those whose content is damaged are left out.
+        """
+        start_ns = self.start_time if start_ns is None else start_ns
+        stop_ns = self.end_time if stop_ns is None else min(stop_ns, self.end_time)
+        by_id = {connection.id: connection for connection in wanted}
+        for message in _sorted(self._rows_between(start_ns, stop_ns, by_id)):
+            if (data := self._content(message)) is not None:
+                yield by_id[message.topic_id], message.time_ns, data
+
+    def close(self) -> None:
+        """Close the files."""
+        self._pages.close()
+
+    def __enter__(self) -> SqliteRemains:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _survey(
+        self,
+    ) -> tuple[dict[tuple[int, str, str], ConnectionExtRosbag2], Counter[int]]:
+        """Find topics, and messages up to the last one that is whole; count these."""
+        topics: dict[tuple[int, str, str], ConnectionExtRosbag2] = {}
+        counts: Counter[int] = Counter()
+        for number in self._pages.with_rows():
+            rows = self._pages.rows(number)
+            messages = list(filter(None, map(self._message, rows)))
+            for message in messages:
+                counts[message.topic_id] += 1
+            if messages:
+                times = [message.time_ns for message in messages]
+                self._numbers.append(number)
+                self._first_ns.append(min(times))
+                self._last_ns.append(max(times))
+            else:
+                topics |= dict(filter(None, map(self._topic, rows)))
+        self._drop_last(counts)
+        if self._numbers:
+            self.start_time, self.end_time = min(self._first_ns), max(self._last_ns) + 1
+        return topics, counts
+
+    def _drop_last(self, counts: Counter[int]) -> None:
+        """Leave out the last messages, whose content lies beyond the end of the file."""
+        while self._numbers:
+            rows = self._pages.rows(self._numbers[-1])
+            messages = list(filter(None, map(self._message, rows)))
+            while messages and self._content(messages[-1]) is None:
+                counts[messages.pop().topic_id] -= 1
+            if messages:
+                self._last_ns[-1] = max(message.time_ns for message in messages)
+                return
+            for column in (self._numbers, self._first_ns, self._last_ns):
+                column.pop()
+
+    def _rows_between(
+        self, start_ns: int, stop_ns: int, topic_ids: Collection[int]
+    ) -> Iterator[_Message]:
+        for number, first_ns, last_ns in zip(
+            self._numbers, self._first_ns, self._last_ns, strict=True
+        ):
+            if first_ns >= stop_ns or last_ns < start_ns:
+                continue
+            for message in filter(None, map(self._message, self._pages.rows(number))):
+                if message.topic_id in topic_ids and start_ns <= message.time_ns < stop_ns:
+                    yield message
+
+    def _message(self, row: _Row) -> _Message | None:
+        """A row of `messages`: id, topic, time, content."""
+        columns = _columns(row)
+        if columns is None or len(columns) != 4 or row.length > self._max_bytes:
+            return None
+        kinds = [kind for kind, _ in columns]
+        if kinds[0] or kinds[3] < 12 or kinds[3] % 2:
+            return None
+        topic_id, time_ns = (_integer(row.local, *column) for column in columns[1:3])
+        if topic_id is None or time_ns is None:
+            return None
+        return _Message(time_ns, topic_id, row, columns[3][1])
+
+    def _topic(self, row: _Row) -> tuple[tuple[int, str, str], ConnectionExtRosbag2] | None:
+        """A row of `topics`: id, name, type, format, and from some version on QoS and a hash."""
+        columns = _columns(row)
+        if columns is None or not 4 <= len(columns) <= 6 or row.length > _MAX_TOPIC_BYTES:
+            return None
+        whole = self._pages.whole(row)
+        if whole is None or columns[0][0] or any(k < 13 or k % 2 == 0 for k, _ in columns[1:]):
+            return None
+        try:
+            texts = [
+                whole[start : start + (kind - 13) // 2].decode() for kind, start in columns[1:]
+            ]
+            if texts[2] != "cdr":  # else a row of another table
+                return None
+            qos = parse_qos(texts[3]) if len(texts) > 3 else []
+        except Exception:  # damaged text: QoS is parsed as YAML, which raises many types
+            return None
+        return (row.id, texts[0], texts[1]), ConnectionExtRosbag2(texts[2], qos)
+
+    def _content(self, message: _Message) -> bytes | None:
+        whole = self._pages.whole(message.row)
+        return None if whole is None else whole[message.start :]
+
+
+class _Pages:
+    """The pages of a database as its last finished transaction left them: its file, or its log.
+
+    A recorder may go on meanwhile. Where it begins its log anew, what the log held is in the file.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._log: BinaryIO | None = None
+        self._frames: dict[int, int] = {}  # where the log holds the newest version of a page
+        self._file = file.open("rb")
+        try:
+            self._look_at_file()
+            if (log := _beside(file, "-wal")).is_file():
+                self._log = log.open("rb")
+                self._look_at_log(self._log)
+            if self._page_bytes not in _PAGE_SIZES:
+                raise ValueError("it is no SQLite database, or its beginning is gone")
+        except BaseException:
+            self.close()
+            raise
+        # What of a page may be used for rows, and what a row may have of that: see the format.
+        self._usable = self._page_bytes - (self._page(1)[20:21] or b"\0")[0]
+        self._most_local = self._usable - 35
+        self._least_local = (self._usable - 12) * 32 // 255 - 23
+
+    def with_rows(self) -> list[int]:
+        """Numbers of the pages that may hold rows, rising."""
+        found = array("Q", self._frames)
+        step = _READ_BYTES // self._page_bytes
+        self._file.seek(0)
+        first = 1
+        while block := self._file.read(step * self._page_bytes):
+            for place, kind in enumerate(block[:: self._page_bytes]):
+                number = first + place
+                if (kind == _ROWS or number == 1) and number not in self._frames:
+                    found.append(number)
+            first += step
+        return sorted(found)
+
+    def rows(self, number: int) -> list[_Row]:
+        """The rows of a page; none if it holds none or is damaged."""
+        page = self._page(number)[: self._usable]
+        start = _HEADER_BYTES if number == 1 else 0
+        if len(page) < self._usable or page[start] != _ROWS:
+            return []
+        (count,) = struct.unpack_from(">H", page, start + 3)
+        if start + 8 + 2 * count > len(page):
+            return []
+        return [
+            row
+            for place in struct.unpack_from(f">{count}H", page, start + 8)
+            if (row := self._row(page, place)) is not None
+        ]
+
+    def whole(self, row: _Row) -> bytes | None:
+        """All of a row; None if its end is gone."""
+        parts, length, number = [row.local], len(row.local), row.overflow
+        while length < row.length and number:
+            page = self._page(number)
+            part = page[4 : min(self._usable, 4 + row.length - length)]
+            parts.append(part)
+            length += len(part)
+            if not part:
+                break
+            number = int.from_bytes(page[:4], "big")
+        return b"".join(parts) if length == row.length else None
+
+    def close(self) -> None:
+        self._file.close()
+        if self._log:
+            self._log.close()
+
+    def _row(self, page: bytes, place: int) -> _Row | None:
+        length, place = _varint(page, place)
+        row_id, place = _varint(page, place)
+        local = length
+        if length > self._most_local:
+            local = self._least_local + (length - self._least_local) % (self._usable - 4)
+            local = local if local <= self._most_local else self._least_local
+        end = place + local + (4 if local < length else 0)
+        if end > len(page):
+            return None
+        overflow = int.from_bytes(page[place + local : end], "big")
+        return _Row(row_id, length, page[place : place + local], overflow)
+
+    def _page(self, number: int) -> bytes:
+        """A page; less of it, or nothing, where the file has been cut off."""
+        position = self._frames.get(number)
+        if self._log and position is not None:
+            self._log.seek(position)
+            frame = self._log.read(_FRAME_HEADER_BYTES + self._page_bytes)
+            if frame[8:16] == self._salts:
+                return frame[_FRAME_HEADER_BYTES:]
+        self._file.seek((number - 1) * self._page_bytes)
+        return self._file.read(self._page_bytes)
+
+    def _look_at_file(self) -> None:
+        header = self._file.read(_HEADER_BYTES)
+        self.there_bytes = self.claimed_bytes = self._file.seek(0, 2)
+        self._page_bytes = _page_bytes(header)
+        if self._page_bytes:
+            changes, pages = struct.unpack_from(">II", header, 24)
+            if changes == struct.unpack_from(">I", header, 92)[0]:  # else the count is an old one
+                self.claimed_bytes = max(self.there_bytes, pages * self._page_bytes)
+
+    def _look_at_log(self, log: BinaryIO) -> None:
+        """Find the newest finished version of each page."""
+        header = log.read(_LOG_HEADER_BYTES)
+        page_bytes = int.from_bytes(header[8:12], "big")
+        if header[:3] != _LOG_MAGIC or page_bytes not in _PAGE_SIZES:
+            return
+        self._salts = header[16:24]
+        length = _FRAME_HEADER_BYTES + page_bytes
+        pending: dict[int, int] = {}
+        for position in range(_LOG_HEADER_BYTES, log.seek(0, 2) - length + 1, length):
+            log.seek(position)
+            number, pages, salts = struct.unpack(">II8s", log.read(16))
+            if salts != self._salts:  # left from before the log began anew
+                return
+            pending[number] = position
+            if pages:  # the last of a transaction
+                self._frames |= pending
+                pending.clear()
+                self._page_bytes = page_bytes
+                self.there_bytes = self.claimed_bytes = pages * page_bytes
+
+
+def looks_finished(file: Path) -> bool:
+    """Whether nothing beside a database, nor its length, tells that it is open or cut off."""
+    if _size(_beside(file, "-wal")) > _LOG_HEADER_BYTES or _size(_beside(file, "-journal")):
+        return False
+    with file.open("rb") as content:
+        page_bytes = _page_bytes(content.read(_HEADER_BYTES))
+    return not page_bytes or _size(file) % page_bytes == 0
+
+
+def _page_bytes(header: bytes) -> int:
+    """Length of a database's pages, 0 if it is none."""
+    if header[: len(_MAGIC)] != _MAGIC or len(header) < _HEADER_BYTES:
+        return 0
+    (size,) = struct.unpack_from(">H", header, 16)
+    return 1 << 16 if size == 1 else int(size)
+
+
+def _beside(file: Path, ending: str) -> Path:
+    return file.with_name(file.name + ending)
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else 0
+
+
+def _sorted(messages: Iterator[_Message]) -> Iterator[_Message]:
+    """In order of time, if they are about in order."""
+    waiting: list[tuple[int, int, _Message]] = []
+    for place, message in enumerate(messages):
+        heapq.heappush(waiting, (message.time_ns, place, message))
+        if len(waiting) > _SORTED_TOGETHER:
+            yield heapq.heappop(waiting)[-1]
+    while waiting:
+        yield heapq.heappop(waiting)[-1]
+
+
+def _columns(row: _Row) -> list[tuple[int, int]] | None:
+    """Kind and position in the row of each column; None if that makes no sense."""
+    header_end, place = _varint(row.local, 0)
+    if not place <= header_end <= len(row.local):
+        return None
+    columns, start = [], header_end
+    while place < header_end:
+        kind, place = _varint(row.local, place)
+        columns.append((kind, start))
+        start += (kind - 12) // 2 if kind >= 12 else _INTEGER_BYTES.get(kind, 0)
+    return columns if start == row.length else None
+
+
+def _integer(local: bytes, kind: int, start: int) -> int | None:
+    if kind in (8, 9):
+        return kind - 8
+    if not 1 <= kind <= 6 or start + _INTEGER_BYTES[kind] > len(local):
+        return None
+    return int.from_bytes(local[start : start + _INTEGER_BYTES[kind]], "big", signed=True)
+
+
+def _varint(data: bytes, place: int) -> tuple[int, int]:
+    """A number of one to nine bytes, and where it ends; beyond the end of the data come zeros."""
+    value = 0
+    for count in range(1, 10):
+        byte = data[place] if place < len(data) else 0
+        place += 1
+        if count == 9:
+            return value << 8 | byte, place
+        value = value << 7 | byte & 0x7F
+        if byte < 0x80:
+            break
+    return value, place

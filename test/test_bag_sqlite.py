@@ -1,0 +1,245 @@
+"""SQLite recordings that are cut off, damaged, or being written by another process."""
+
+import hashlib
+import shutil
+import sqlite3
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+
+from fpt_ros.bags import BagError, BagReader, typestore_for
+from fpt_ros.data.bag_info import survey
+
+STRING = "std_msgs/msg/String"
+STORE = typestore_for(STRING)
+SCHEMA = """
+CREATE TABLE schema(schema_version INTEGER PRIMARY KEY, ros_distro TEXT NOT NULL);
+CREATE TABLE metadata(id INTEGER PRIMARY KEY, metadata_version INTEGER NOT NULL,
+  metadata TEXT NOT NULL);
+CREATE TABLE topics(id INTEGER PRIMARY KEY, name TEXT NOT NULL, type TEXT NOT NULL,
+  serialization_format TEXT NOT NULL, offered_qos_profiles TEXT NOT NULL,
+  type_description_hash TEXT NOT NULL);
+CREATE TABLE message_definitions(id INTEGER PRIMARY KEY, topic_type TEXT NOT NULL,
+  encoding TEXT NOT NULL, encoded_message_definition TEXT NOT NULL,
+  type_description_hash TEXT NOT NULL);
+CREATE TABLE messages(id INTEGER PRIMARY KEY, topic_id INTEGER NOT NULL,
+  timestamp INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE INDEX timestamp_idx ON messages (timestamp ASC);
+INSERT INTO schema VALUES (4, 'kilted');
+INSERT INTO message_definitions VALUES (1, 'std_msgs/msg/String', 'ros2msg', 'string data', '');
+INSERT INTO topics VALUES (1, '/a', 'std_msgs/msg/String', 'cdr', '', ''),
+  (2, '/b', 'std_msgs/msg/String', 'cdr', '', '');
+"""
+
+WRITER = """
+import sqlite3, sys
+file, schema, journal = sys.argv[1:]
+bag = sqlite3.connect(file, isolation_level=None)
+bag.execute(f"PRAGMA journal_mode={journal}")
+bag.execute("PRAGMA wal_autocheckpoint=50")
+bag.executescript(schema)
+first = 0
+for line in sys.stdin:
+    count = int(line)
+    bag.execute("BEGIN")
+    bag.executemany("INSERT INTO messages VALUES (NULL, 1, ?, ?)",
+        [(i, b"%06d" % i * 700) for i in range(first, first + count)])
+    first += count
+    if journal == "wal":
+        bag.execute("COMMIT")
+    print("written", flush=True)
+"""
+
+
+def write(path, sizes, page_bytes=4096):
+    """A database with messages of these many bytes; returns them, by time."""
+    rng = np.random.default_rng(0)
+    contents = [b"\0\1\0\0<%06d>" % i + rng.bytes(int(size)) for i, size in enumerate(sizes)]
+    with sqlite3.connect(path) as bag:
+        bag.execute(f"PRAGMA page_size={page_bytes}")
+        bag.executescript(SCHEMA)
+        rows = [(1 + i % 2, i, content) for i, content in enumerate(contents)]
+        bag.executemany("INSERT INTO messages VALUES (NULL, ?, ?, ?)", rows)
+    bag.close()
+    return contents
+
+
+def read(path, **about):
+    """Contents by time, as far as they can be read."""
+    with BagReader(path) as reader:
+        found = {stamp: cdr for _, stamp, cdr in reader.messages(**about)}
+        assert list(found) == sorted(found)
+        return found, reader
+
+
+def state(folder):
+    return {
+        file.name: (file.stat().st_mtime_ns, hashlib.sha256(file.read_bytes()).hexdigest())
+        for file in folder.iterdir()
+    }
+
+
+@pytest.mark.parametrize("page_bytes", [512, 4096, 65536])
+def test_every_message_that_is_whole_before_the_cut_is_read(tmp_path, page_bytes):
+    """Even where the pages that lead to them were in the part that is gone."""
+    file = tmp_path / "bag.db3"
+    contents = write(file, [90] * 6000, page_bytes)
+    whole = file.read_bytes()
+    border = int(0.8 * len(whole)) // page_bytes * page_bytes
+    for size in (border - page_bytes - 1, border, border + page_bytes // 2, len(whole) - 1):
+        file.write_bytes(whole[:size])
+        whole_pages = whole[: size // page_bytes * page_bytes]
+        there = {i: c for i, c in enumerate(contents) if c in whole_pages}
+        found, reader = read(file)
+        assert found == there
+        assert 500 < len(there) < 6000
+        assert reader.message_count == len(found)
+        assert f"{len(found)} messages" in reader.damages[0]
+        part, _ = read(file, topics=["/b"], start_ns=100, stop_ns=200)
+        assert list(part) == list(range(101, 200, 2))
+
+
+def test_of_large_messages_those_with_their_end_are_read(tmp_path):
+    file = tmp_path / "bag.db3"
+    contents = write(file, np.random.default_rng(1).integers(10, 60_000, 150))
+    whole = file.read_bytes()
+    for share in (0.1, 0.5, 0.9):
+        file.write_bytes(whole[: int(share * len(whole))])
+        found, reader = read(file)
+        assert found == dict(enumerate(contents[: len(found)]))
+        # The next one is there only in part, or what points to it is not.
+        assert contents[len(found) + 1][-50:] not in file.read_bytes()
+        assert "MB can be read" in reader.damages[0]
+        with BagReader(file) as reader:
+            assert survey(reader).read == len(found)
+
+
+@pytest.mark.parametrize("size", [0, 10, 100, 3000, 4096, 9000])
+def test_a_recording_without_its_beginning_is_refused_by_name(tmp_path, size):
+    write(tmp_path / "bag.db3", [100] * 100)
+    file = tmp_path / "cut.db3"
+    file.write_bytes((tmp_path / "bag.db3").read_bytes()[:size])
+    with pytest.raises(BagError, match=r"cut\.db3 cannot be read: .* beginning"):
+        BagReader(file)
+
+
+def test_random_damage_gives_messages_or_a_reason(tmp_path):
+    """Whatever is read is a message that was written, but for bytes inside of it."""
+    contents = write(tmp_path / "bag.db3", np.random.default_rng(1).integers(10, 9000, 60))
+    whole = (tmp_path / "bag.db3").read_bytes()
+    rng = np.random.default_rng(2)
+    file = tmp_path / "bad.db3"
+    read_ones = 0
+    for trial in range(60):
+        bad = bytearray(whole)
+        for place in rng.integers(0, len(bad), 1 + trial % 5):
+            length = int(rng.integers(1, 6000))
+            bad[place : place + length] = rng.bytes(len(bad[place : place + length]))
+        file.write_bytes(bad[: int(rng.uniform(0.3, 1.0) * len(bad))])
+        try:
+            found, _ = read(file)
+        except BagError:
+            continue
+        same = sum(found.get(i) == content for i, content in enumerate(contents))
+        assert same >= 0.6 * len(found)
+        read_ones += same
+    assert read_ones > 500
+
+
+def test_what_is_no_database_is_refused(tmp_path):
+    file = tmp_path / "bag.db3"
+    header = b"SQLite format 3\0\x10\0" + bytes(10_000)
+    for garbage in (bytes(50_000), np.random.default_rng(0).bytes(50_000), header):
+        file.write_bytes(garbage)
+        with pytest.raises(BagError, match=r"bag\.db3 cannot be read"):
+            BagReader(file)
+    with sqlite3.connect(tmp_path / "other.db3") as other:
+        other.execute("CREATE TABLE cooking(id INTEGER PRIMARY KEY, recipe TEXT)")
+    with pytest.raises(BagError):
+        BagReader(tmp_path / "other.db3")
+
+
+@pytest.mark.parametrize("journal", ["wal", "delete"])
+def test_a_recording_that_is_being_written_is_read_and_left_alone(tmp_path, journal):
+    """What its transactions have finished is there, and whatever else has reached the disk."""
+    folder = tmp_path / "bag"
+    folder.mkdir()
+    file = folder / "bag_0.db3"
+    command = [sys.executable, "-c", WRITER, str(file), SCHEMA, journal]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as writer:
+        written = 0
+        for count in (1, 300, 700):
+            writer.stdin.write(f"{count}\n")
+            writer.stdin.flush()
+            assert writer.stdout.readline() == "written\n"
+            written += count
+            before = state(folder)
+            found, reader = read(folder)
+            assert state(folder) == before
+            assert found == {i: b"%06d" % i * 700 for i in range(len(found))}
+            if journal == "wal":
+                assert len(found) == written
+                assert reader.duration_s == pytest.approx(1e-9 * written)
+            said = " ".join(reader.damages)
+            assert "ros2 bag reindex bag" in said
+            assert f"{len(found)} messages can be read" in said
+            if journal == "delete":  # it cannot begin another transaction within this one
+                break
+        writer.kill()
+    found, _ = read(folder)
+    if journal == "wal":
+        assert len(found) == written
+        copy = shutil.copytree(folder, tmp_path / "copy") / file.name  # SQLite mends what it opens
+        with sqlite3.connect(copy) as bag:
+            assert dict(bag.execute("SELECT timestamp, data FROM messages")) == found
+
+
+def test_without_metadata_compressed_messages_are_known_by_their_beginning(tmp_path):
+    writer = Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.SQLITE3)
+    writer.set_compression(CompressionMode.MESSAGE, CompressionFormat.ZSTD)
+    with writer:
+        connection = writer.add_connection("/a", STRING, typestore=STORE)
+        message = bytes(STORE.serialize_cdr(STORE.types[STRING]("x" * 900), STRING))
+        writer.write(connection, 5, message)
+    with_metadata, reader = read(tmp_path / "bag")
+    assert not reader.damages
+    (tmp_path / "bag" / "metadata.yaml").unlink()
+    without, reader = read(tmp_path / "bag")
+    assert without == with_metadata == {5: message}
+    assert "no metadata.yaml" in reader.damages[0]
+
+
+def test_how_much_is_read_is_told_in_messages_where_the_metadata_counts_them(tmp_path):
+    writer = Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.SQLITE3)
+    with writer:
+        connection = writer.add_connection("/a", STRING, typestore=STORE)
+        for i in range(100):
+            text = np.random.default_rng(i).bytes(1000).hex()
+            message = STORE.types[STRING](text)
+            writer.write(connection, i, bytes(STORE.serialize_cdr(message, STRING)))
+    (file,) = (tmp_path / "bag").glob("*.db3")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    found, reader = read(tmp_path / "bag")
+    assert 20 < len(found) < 60
+    assert f"{len(found)} of the 100 messages that were recorded can be read" in reader.damages
+
+
+def test_the_beginning_of_a_compressed_file_that_is_cut_off_is_read(tmp_path):
+    writer = Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.SQLITE3)
+    writer.set_compression(CompressionMode.FILE, CompressionFormat.ZSTD)
+    rng = np.random.default_rng(0)
+    with writer:
+        connection = writer.add_connection("/a", STRING, typestore=STORE)
+        for i in range(100):
+            message = STORE.types[STRING](rng.bytes(5000).hex())
+            writer.write(connection, i, bytes(STORE.serialize_cdr(message, STRING)))
+    (file,) = (tmp_path / "bag").glob("*.zstd")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    found, reader = read(tmp_path / "bag")
+    assert 30 < len(found) < 60
+    assert any("cut off" in damage and file.name in damage for damage in reader.damages)
