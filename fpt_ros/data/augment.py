@@ -126,11 +126,12 @@ def vary_light(rgb: np.ndarray, rng: np.random.Generator, config: AugmentConfig)
         rgb = cv2.GaussianBlur(rgb, (0, 0), rng.uniform(0.2, config.max_blur_px))
     if rng.random() < config.p_noise:
         noise = rng.standard_normal(rgb.shape, dtype=np.float32) * rng.uniform(0, config.max_noise)
-        rgb = np.clip(rgb + noise, 0, 255).astype(np.uint8)
+        rgb = np.clip(np.rint(rgb + noise), 0, 255).astype(np.uint8)
     if rng.random() < config.p_jpeg:
         quality = int(rng.integers(30, 91))
-        _, encoded = cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        rgb = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
+        bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+        _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        rgb = cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     return rgb
 
 

@@ -1,5 +1,7 @@
 """Geometry acts on image, positions and displacements alike; light keeps shape and range."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -93,3 +95,25 @@ def test_light_keeps_greys_grey_and_range():
     colour = cv2.applyColorMap(np.arange(256, dtype=np.uint8).reshape(16, 16), cv2.COLORMAP_JET)
     levels = [vary_light(colour, rng, AugmentConfig()).mean() for _ in range(100)]
     assert np.std(levels) > 10
+
+
+def test_compression_keeps_of_fine_stripes_what_their_colour_weighs_in_brightness():
+    """JPEG keeps brightness at full and colour at half resolution: red stripes stay, blue fade."""
+    kept = []
+    for channel in (0, 2):
+        stripes = np.zeros((64, 64, 3), np.uint8)
+        stripes[:, ::2, channel] = 255
+        image = vary_light(
+            stripes, np.random.default_rng(0), dataclasses.replace(NO_AUGMENTATION, p_jpeg=1)
+        )
+        kept.append(image[:, ::2].mean() - image[:, 1::2].mean())
+    assert kept[0] / kept[1] == pytest.approx(0.299 / 0.114, rel=0.15)
+
+
+def test_noise_has_no_offset():
+    grey = np.full((256, 256, 3), 120, np.uint8)
+    noisy = vary_light(
+        grey, np.random.default_rng(0), dataclasses.replace(NO_AUGMENTATION, p_noise=1)
+    )
+    assert noisy.std() > 1
+    assert noisy.mean() == pytest.approx(120, abs=0.1)
