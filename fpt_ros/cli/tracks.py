@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
 
 def tracks(
     sources: tyro.conf.Positional[tuple[Path, ...]],
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    out: Path,
     topics: tuple[str, ...] = (),
-    horizon: float | None = None,
+    horizon_s: float | None = None,
     base: Path | None = None,
-    stride: float = 0.2,
+    stride_s: float = 0.2,
     test: bool = False,
     image_px: int = 320,
     grid: int = 64,
-    image_rate: float = 10.0,
+    image_rate_hz: float = 10.0,
     tracker: str = "classical",
     tracker_weights: Path | None = None,
     device: str = "cpu",
@@ -32,19 +31,19 @@ def tracks(
 
     Examples:
       fpt tracks monday.mcap tuesday/ --topics /camera/image_raw --out data/robot
-      fpt tracks videos/ --horizon 0.5 --out data/videos
+      fpt tracks videos/ --horizon-s 0.5 --out data/videos
 
     Args:
         sources: rosbag2 folders or files, videos, folders of them, folders of images
         out: folder of the shards
         topics: image topics of the bags; default: all
-        horizon: seconds over which motion is measured; default: that of the base checkpoint
+        horizon_s: time over which motion is measured; default: that of the base checkpoint
         base: checkpoint that will be fine-tuned; default: the weights that come with the package
-        stride: seconds between the first images of samples
+        stride_s: time between the first images of samples
         test: hold out a test split besides validation
         image_px: side of the stored pictures
         grid: points per side that are tracked
-        image_rate: images per second of folders of images
+        image_rate_hz: of folders of images
         tracker: classical (no weights needed), cotracker3 or tapnext
         tracker_weights: file with the weights of a learned tracker
         device: torch device of a learned tracker
@@ -59,7 +58,7 @@ def tracks(
     from fpt_ros.data.windows import ClipSettings
 
     settings = ClipSettings(
-        _horizon_of(base) if horizon is None else horizon, stride, image_px, grid, test
+        _horizon_of(base) if horizon_s is None else horizon_s, stride_s, image_px, grid, test
     )
     chosen = choose_tracker(tracker, tracker_weights, device)
     console = Console(stderr=True, highlight=False)
@@ -71,7 +70,7 @@ def tracks(
             out,
             settings,
             chosen,
-            image_rate,
+            image_rate_hz,
             lambda fraction, doing: bar.update(task, completed=fraction, description=doing),
         )
     Console().print(Markdown(save_report(out, report)))
@@ -88,5 +87,5 @@ def _horizon_of(base: Path | None) -> float:
     path = base or default_checkpoint()
     horizon_s = load_checkpoint(path).horizon_s
     if not horizon_s:
-        raise InvalidInputError(f"{path} does not say its horizon; give --horizon in seconds")
+        raise InvalidInputError(f"{path} does not say its horizon; give --horizon-s")
     return horizon_s

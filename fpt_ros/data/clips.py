@@ -31,7 +31,7 @@ from fpt_ros.data.windows import ClipSample, ClipSettings, clip_samples
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 _LEDGERS = "blocks"
 _PLAN = "recordings.json"
 
@@ -63,7 +63,7 @@ class Report:
 
     samples: per split. footage_s: per split. dropped: first images that gave no sample, and cuts,
     by reason. skipped: images that could not be used, by reason. splits, families: what the samples
-    are like, per split and per footage.
+    are like, per split and per footage. partial: what could not be read of damaged recordings.
     """
 
     samples: Counter[str] = field(default_factory=Counter)
@@ -72,6 +72,7 @@ class Report:
     skipped: Counter[str] = field(default_factory=Counter)
     splits: dict[str, Tally] = field(default_factory=dict)
     families: dict[str, Tally] = field(default_factory=dict)
+    partial: list[str] = field(default_factory=list)
     tracker: str = ""
 
     def add(self, ledger: dict[str, Any]) -> None:
@@ -141,7 +142,7 @@ def make_shards(
     if known:
         _warn_of_new(sources, known["sources"])
         if all(_ledger(out, number).exists() for number in range(len(known["units"]))):
-            return _report(out, len(known["units"]), tracker)
+            return _report(out, known, tracker)
     places = [Path(source) for source in known["sources"]] if known else find_sources(sources)
     (out / _LEDGERS).mkdir(parents=True, exist_ok=True)
     with (
@@ -150,8 +151,9 @@ def make_shards(
         open_footage(places, topics, image_rate_hz, scratch) as footage,
     ):
         units = _plan_units(footage, settings)
-        plan = {
+        plan: dict[str, Any] = {
             "sources": [str(place) for place in places],
+            "partial": [f"{each.name}: {damage}" for each in footage for damage in each.damages],
             "units": [
                 [unit.footage.name, unit.block.split, round(unit.start_s, 3), round(unit.stop_s, 3)]
                 for unit in units
@@ -162,6 +164,8 @@ def make_shards(
                 f"the recordings have changed since work on {out} began; use another folder"
             )
         _write_json(out / _PLAN, asked | plan)
+        for remark in plan["partial"]:
+            log.warning("%s", remark)
         for split in ("train", "val", "test"):
             remove_stale(out, split)
         total_s = sum(unit.stop_s - unit.start_s for unit in units)
@@ -179,7 +183,7 @@ def make_shards(
                 _write_json(_ledger(out, number), entry)
             done_s += unit.stop_s - unit.start_s
     progress(1.0, "tracked")
-    return _report(out, len(units), tracker)
+    return _report(out, plan, tracker)
 
 
 def _plan_units(footage: Sequence[Footage], settings: ClipSettings) -> list[_Unit]:
@@ -285,9 +289,9 @@ def _ledger(out: Path, number: int) -> Path:
     return out / _LEDGERS / f"{number:05d}.json"
 
 
-def _report(out: Path, n_units: int, tracker: PointTracker) -> Report:
-    report = Report(tracker=tracker.name)
-    for number in range(n_units):
+def _report(out: Path, plan: dict[str, Any], tracker: PointTracker) -> Report:
+    report = Report(tracker=tracker.name, partial=plan["partial"])
+    for number in range(len(plan["units"])):
         report.add(json.loads(_ledger(out, number).read_text()))
     return report
 

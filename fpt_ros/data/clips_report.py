@@ -56,6 +56,9 @@ def _markdown(report: Report, pictures: bool) -> str:
     lines += [f"| {family} | {_row(tally)} |" for family, tally in sorted(report.families.items())]
     lines += _counts("Left out", "first images without a sample, and cuts", report.dropped)
     lines += _counts("Unusable", "images", report.skipped)
+    if report.partial:
+        lines += ["", "Recordings that were read in part:", ""]
+        lines += [f"* {remark}" for remark in report.partial]
     if pictures:
         lines += ["", "![examples](tracks.png)", "", "Grey: not kept. Arrows: kept, and moving."]
     return "\n".join(lines) + "\n"

@@ -54,12 +54,13 @@ class Footage(Protocol):
 
     No other footage that was opened with it has the same `name`. `start_ns` is when the recording
     began, on a clock that it shares with others; None where that is not known. `duration_s` is the
-    recording's.
+    recording's. `damages` says what cannot be read of it.
     """
 
     name: str
     start_ns: int | None
     duration_s: float
+    damages: Sequence[str]
 
     def frames(self, start_s: float, stop_s: float, skipped: Counter[str]) -> Iterator[Frame]:
         """Frames recorded in [start_s, stop_s); `skipped` counts the unusable ones by reason."""
@@ -219,6 +220,7 @@ class BagFootage:
         self.name = name
         self.start_ns: int | None = reader.start_ns
         self.duration_s = reader.duration_s
+        self.damages: Sequence[str] = reader.damages
         self._path = path
         self._bags = bags
         self._topic = topic
@@ -289,6 +291,7 @@ class VideoFile:
     """
 
     start_ns: int | None = None
+    damages: Sequence[str] = ()
 
     def __init__(self, name: str, path: Path) -> None:
         import av
@@ -355,6 +358,7 @@ class PictureFolder:
     """A folder of JPEG and PNG images in the order of the numbers in their names."""
 
     start_ns: int | None = None
+    damages: Sequence[str] = ()
 
     def __init__(self, name: str, path: Path, rate_hz: float) -> None:
         self.name = name

@@ -158,7 +158,7 @@ class FineTuneNode(Node):
             {
                 "out": str(folder),
                 "bag": list(goal.bags),
-                "topic": list(goal.topics),
+                "topics": list(goal.topics),
                 "base": goal.base_checkpoint or settings.base_checkpoint or None,
                 "rehearsal": settings.rehearsal or None,
                 "horizon_s": settings.horizon_s or None,

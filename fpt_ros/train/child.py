@@ -57,7 +57,7 @@ def _run(settings: dict[str, Any], out: TextIO) -> dict[str, Any]:
         if settings.get(name) is not None:
             settings[name] = Path(settings[name]).expanduser()
     settings["bag"] = tuple(Path(bag).expanduser() for bag in settings.get("bag", ()))
-    settings["topic"] = tuple(settings.get("topic", ()))
+    settings["topics"] = tuple(settings.get("topics", ()))
     latest: dict[str, Any] = {"at_s": 0.0, "phase": ""}
 
     def tell(progress: Progress) -> None:

@@ -214,7 +214,7 @@ class FineTuning:
         folder = self.config.out / "recording"
         found = make_shards(
             self.config.bag,
-            self.config.topic,
+            self.config.topics,
             folder,
             ClipSettings(horizon_s, test=True),
             progress=lambda share, doing: self.tracker.advance(share),

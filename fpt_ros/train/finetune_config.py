@@ -26,7 +26,7 @@ class FineTuneConfig:
     """Folder for everything: shards, checkpoints, TensorBoard logs, report, verdict."""
     bag: tuple[Path, ...] = ()
     """Recordings: rosbag2 folders or files, videos, folders of videos or images."""
-    topic: tuple[str, ...] = ()
+    topics: tuple[str, ...] = ()
     """Image topics to learn from; none: every image topic."""
     data: Path | None = None
     """Shards made before (train, val, test), instead of recordings."""

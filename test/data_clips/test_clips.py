@@ -1,11 +1,13 @@
 """Recordings become samples: motion is right, splits are apart, work can be stopped and goes on."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rosbags.rosbag2 import StoragePlugin
 
 from fpt_ros.cli import main
 from fpt_ros.core.errors import InvalidInputError
@@ -178,8 +180,28 @@ def test_the_commands_say_what_was_found(recorded, tmp_path, capsys):
     assert "160 x 160 px" in said
     assert main(["tracks", str(recorded), "--out", str(tmp_path), "--topics", "/gone"]) == 2
     assert "/camera/image" in capsys.readouterr().err
-    arguments = ["--horizon", "0.5", "--stride", "2", "--grid", "16", "--image-px", "64"]
+    arguments = ["--horizon-s", "0.5", "--stride-s", "2", "--grid", "16", "--image-px", "64"]
     assert main(["tracks", str(recorded), "--out", str(tmp_path / "data"), *arguments]) == 0
     facts = json.loads((tmp_path / "data" / "recordings.json").read_text())
     assert facts["settings"]["horizon_s"] == 0.5
     assert (tmp_path / "data" / "tracks.md").is_file()
+
+
+def test_of_a_recording_that_was_cut_off_the_commands_say_how_much_they_read(
+    tmp_path, clips, capsys, caplog
+):
+    """A copy of a database that ended too early."""
+    messages = clips.camera_messages(clips.sliding_square(70))
+    folder = clips.write_bag(tmp_path / "day", messages, StoragePlugin.SQLITE3)
+    (file,) = folder.glob("*.db3")
+    file.write_bytes(file.read_bytes()[: int(0.8 * file.stat().st_size)])
+    assert main(["bag", "info", str(folder)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    count = int(re.search(r"(\d+) of the 70 messages that were recorded can be read", said)[1])
+    assert 50 <= count < 57
+    assert re.search(r"day\.db3 .* messages of \d+\.\d of \d+\.\d MB can be read", said)
+    report = make_shards([folder], [], tmp_path / "out", SETTINGS, Teller())
+    remark = f"{count} of the 70 messages that were recorded can be read"
+    assert f"* day/camera/image: {remark}" in save_report(tmp_path / "out", report)
+    assert remark in caplog.text
+    assert make_shards([folder], [], tmp_path / "out", SETTINGS, Teller()) == report
