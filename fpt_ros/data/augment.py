@@ -131,7 +131,8 @@ def vary_light(rgb: np.ndarray, rng: np.random.Generator, config: AugmentConfig)
         quality = int(rng.integers(30, 91))
         bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
         _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        rgb = cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        decoded = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
+        rgb = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
     return rgb
 
 
