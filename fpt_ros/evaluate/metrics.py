@@ -13,6 +13,8 @@ from fpt_ros.core.mixture import GaussianMixture
 
 REPORT_SIDE_PX = 448
 PCK_THRESHOLDS_PX = (2.0, 4.0, 8.0, 16.0, 32.0)
+FEWEST_RIGID_POINTS = 12
+"""Any motion of few points looks rigid: that of five or fewer is always explained by rank 5."""
 
 
 def endpoint_error_px(flow: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -60,8 +62,11 @@ def rank5_residual(flows: np.ndarray) -> float:
     Under an affine camera the stacked displacements [2 n_samples, N] of a rigid body are linear in
     (1, X, Y, Z) of each point, so they have rank 4; a fifth dimension absorbs the first-order
     perspective effect. The score is the share of the motion's energy outside the best rank-5
-    approximation (Eckart-Young), as a square root so that it scales like a length.
+    approximation (Eckart-Young), as a square root so that it scales like a length. NaN for fewer
+    than FEWEST_RIGID_POINTS points.
     """
+    if flows.shape[1] < FEWEST_RIGID_POINTS:
+        return float("nan")
     stacked = np.moveaxis(flows, -1, 1).reshape(-1, flows.shape[1])
     energy = np.linalg.svd(stacked, compute_uv=False) ** 2
     return float(np.sqrt(energy[5:].sum() / max(energy.sum(), 1e-20)))

@@ -35,6 +35,7 @@ class TestSample:
     image: np.ndarray  # uint8 [S, S, 3]
     flow: np.ndarray  # float32 [G, G, 2]
     valid: np.ndarray  # bool [G, G]: where the flow is known; other points are left out
+    part: np.ndarray  # int16 [G, G]: which part a point is of; 0 = what never moves, or not known
     camera_static: bool
 
 
@@ -57,6 +58,7 @@ def load_samples(index: ShardIndex) -> Iterator[TestSample]:
                 image=image,
                 flow=motion.flow,
                 valid=motion.valid,
+                part=motion.part,
                 camera_static=motion.camera_static,
             )
 
@@ -68,8 +70,7 @@ class EvaluationSettings:
     poke_counts: tuple[int, ...] = (0, 1, 2, 5, 10, 100)
     # Threshold of the moving-part score, in nats; also tried halved and doubled.
     threshold_nats: float = DEFAULT_THRESHOLD_NATS
-    # Joint samples are drawn for this many scenes at one poke, on this many points.
-    joint_scenes: int = 40
+    # So many joint samples are drawn at one poke (0: none), on at most so many points.
     joint_samples: int = 8
     joint_points: int = 48
     # What the model is compared with; names of evaluate.baselines.
@@ -148,27 +149,40 @@ def _flow_record(flow: np.ndarray, truth: np.ndarray, moving: np.ndarray) -> dic
     return record
 
 
+def _points_of_poked_part(sample: TestSample, moving: np.ndarray, poked: int) -> np.ndarray:
+    """Indices, among the N known points, of those that move and are of the poked point's part.
+
+    None where the parts are not known, under a moving camera, which moves all the rest as well, and
+    where they are too few to tell whether they move as one body.
+    """
+    part = sample.part[sample.valid]
+    points = np.flatnonzero(moving & (part == part[poked]))
+    told = sample.camera_static and part[poked] and len(points) >= metrics.FEWEST_RIGID_POINTS
+    return points if told else points[:0]
+
+
 def _joint_record(
     predictor: MotionPredictor,
-    poke: np.ndarray,
+    poke_px: np.ndarray,
     points_px: np.ndarray,
     truth_px: np.ndarray,
-    settings: EvaluationSettings,
-    camera_static: bool,
+    scale: float,
+    n_samples: int,
     generator: torch.Generator,
 ) -> dict[str, float]:
-    flows = predictor.sample_jointly(
-        poke,
-        points_px,
-        settings.joint_samples,
-        generator=generator,
-        camera_static=camera_static,
+    """Measures of joint samples at [N, 2] points of one part, for a camera that stands still.
+
+    scale: px of the report in one px of the picture.
+    """
+    flows = np.asarray(
+        predictor.sample_jointly(
+            poke_px, points_px, n_samples, generator=generator, camera_static=True
+        )
     )
-    flows = np.asarray(flows)
-    error = np.linalg.norm(flows - truth_px, axis=-1).mean(axis=-1)
+    error_px = scale * np.linalg.norm(flows - truth_px, axis=-1).mean(axis=-1)
     return {
-        "joint_mean_epe": float(error.mean()),
-        "joint_best_epe": float(error.min()),
+        "joint_mean_epe_px": float(error_px.mean()),
+        "joint_best_epe_px": float(error_px.min()),
         "joint_rank5_residual": metrics.rank5_residual(flows),
     }
 
@@ -179,9 +193,10 @@ def evaluate(
     """Yield one record per sample, poke count and method (the model and every baseline).
 
     Samples in which nothing moves are passed over. Moving-part scores of samples with a moving
-    camera are NaN: there the whole picture moves.
+    camera are NaN: there the whole picture moves. Joint samples, which are slow, are drawn for the
+    first sample of each scene that has enough points of the poked part.
     """
-    joint_left = settings.joint_scenes
+    drawn_jointly = set()
     for sample in samples:
         size_px = sample.image.shape[0]
         known = sample.valid.ravel()
@@ -217,22 +232,20 @@ def evaluate(
             record = common | {"method": MODEL}
             record |= _flow_record(mixture.mean().numpy(), truth, moving)
             record |= _model_record(mixture, score, truth, moving, settings, generator)
-            if count == 1 and joint_left:
-                joint_left -= 1
-                chosen = rng.permutation(np.flatnonzero(moving))[: settings.joint_points]
-                scale = metrics.REPORT_SIDE_PX / size_px
-                joint = _joint_record(
-                    predictor,
-                    pokes * size_px,
-                    xy[chosen] * size_px,
-                    truth[chosen] * size_px,
-                    settings,
-                    sample.camera_static,
-                    generator,
-                )
-                record["joint_rank5_residual"] = joint["joint_rank5_residual"]
-                record["joint_mean_epe_px"] = scale * joint["joint_mean_epe"]
-                record["joint_best_epe_px"] = scale * joint["joint_best_epe"]
+            if count == 1 and settings.joint_samples and sample.scene not in drawn_jointly:
+                points = _points_of_poked_part(sample, moving, order[0])
+                if len(points):
+                    drawn_jointly.add(sample.scene)
+                    chosen = rng.permutation(points)[: settings.joint_points]
+                    record |= _joint_record(
+                        predictor,
+                        pokes * size_px,
+                        xy[chosen] * size_px,
+                        truth[chosen] * size_px,
+                        metrics.REPORT_SIDE_PX / size_px,
+                        settings.joint_samples,
+                        generator,
+                    )
             if not sample.camera_static:
                 record |= {name: float("nan") for name in record if name.startswith("iou")}
             yield record

@@ -49,7 +49,7 @@ class TestSet:
         """Records of the predictor, called `name`; with BEFORE also those of all baselines."""
         settings = EvaluationSettings(
             poke_counts=POKES,
-            joint_scenes=0,
+            joint_samples=0,
             compare_with=tuple(BASELINES) if name == BEFORE else (),
         )
         n_samples = min(self.n_views, len(self.index.views))

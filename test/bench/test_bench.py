@@ -37,7 +37,8 @@ def sample(camera_static=True):
     flow = np.zeros((32, 32, 2), np.float32)
     flow[8:24, 8:24] = (0.1, 0.02)
     image = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
-    return TestSample("a", "door", "door-0", image, flow, np.ones((32, 32), bool), camera_static)
+    valid, part = np.ones((32, 32), bool), np.zeros((32, 32), np.int16)
+    return TestSample("a", "door", "door-0", image, flow, valid, part, camera_static)
 
 
 def test_the_command_prints_and_writes_every_case(tmp_path, capsys):

@@ -42,7 +42,8 @@ def sample():
     flow = np.zeros((8, 8, 2), np.float32)
     flow[2:5, 3:6] = (0.2, 0.0)
     image = np.full((48, 48, 3), 90, np.uint8)
-    return TestSample("k", "toy", "s", image, flow, np.ones((8, 8), bool), True)
+    valid, part = np.ones((8, 8), bool), np.zeros((8, 8), np.int16)
+    return TestSample("k", "toy", "s", image, flow, valid, part, True)
 
 
 def test_the_truth_is_tinted_where_it_moves(tmp_path, sample):

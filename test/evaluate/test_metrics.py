@@ -32,6 +32,8 @@ def test_rigid_bodies_have_no_rank5_residual_and_noise_has():
         flows.append((moved - points)[:, :2])  # orthographic camera
     assert metrics.rank5_residual(np.array(flows)) < 1e-6
     assert metrics.rank5_residual(rng.normal(size=(8, 30, 2))) > 0.3
+    assert metrics.rank5_residual(rng.normal(size=(8, 12, 2))) > 0.1
+    assert np.isnan(metrics.rank5_residual(rng.normal(size=(8, 11, 2))))
 
 
 def test_mode_measures_by_hand():

@@ -23,6 +23,7 @@ class Oracle:
 
     def __init__(self, flow):
         self.truth_px = torch.from_numpy(flow.reshape(-1, 2)).double() * SIDE_PX
+        self.asked_jointly = []
 
     def set_image(self, rgb):
         assert rgb.shape == (SIDE_PX, SIDE_PX, 3)
@@ -37,6 +38,7 @@ class Oracle:
         return SimpleNamespace(mixture=mixture)
 
     def sample_jointly(self, pokes, queries, n_samples, generator, camera_static):
+        self.asked_jointly.append(queries)
         return np.repeat(self._truth_px(queries).numpy()[None], n_samples, axis=0)
 
     def _truth_px(self, queries):
@@ -46,12 +48,14 @@ class Oracle:
 
 def sample(key="a", family="door", camera_static=True, moves=True):
     flow = np.zeros((GRID, GRID, 2), np.float32)
+    part = np.zeros((GRID, GRID), np.int16)
+    part[2:5, 3:6] = 1
     if moves:
         flow[2:5, 3:6] = (0.1, -0.05)
         flow[2, 3] = (0.2, 0.0)
     image = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)
     valid = np.ones((GRID, GRID), bool)
-    return TestSample(key, family, f"{family}-{key}", image, flow, valid, camera_static)
+    return TestSample(key, family, f"{family}-{key}", image, flow, valid, part, camera_static)
 
 
 def records_of(*samples, poke_counts=(0, 1, 5)):
@@ -69,7 +73,6 @@ def test_who_knows_the_truth_is_measured_so():
     assert after["epe_all_px"] == pytest.approx(0, abs=1e-4)
     assert (after["iou_kl"], after["iou_flow"], after["pck_2px"]) == (1.0, 1.0, 1.0)
     assert after["nll"] == pytest.approx(np.log(2 * np.pi * 0.02**2), rel=1e-6)
-    assert after["joint_best_epe_px"] == pytest.approx(0, abs=1e-4)
     assert records[5, "no motion"]["epe_moving_px"] == pytest.approx(step_px, rel=1e-5)
 
 
@@ -84,6 +87,34 @@ def test_parts_are_not_scored_under_a_moving_camera_nor_stills_at_all():
     records = records_of(sample(camera_static=False), sample("b", moves=False))
     assert {r["key"] for r in records} == {"a"}
     assert all(np.isnan(r["iou_flow"]) for r in records)
+
+
+def two_parts(key, scene, **changes):
+    """Part 1, which holds the longest motion, has 16 points, part 2 has 20."""
+    flow, part = np.zeros((GRID, GRID, 2), np.float32), np.zeros((GRID, GRID), np.int16)
+    part[:4, :4], part[4:, 3:] = 1, 2
+    flow[part > 0] = (0.1, 0.0)
+    flow[0, 0] = (0.2, 0.0)
+    return replace(sample(key), scene=scene, flow=flow, part=part, **changes)
+
+
+def test_joint_samples_are_of_the_poked_part_once_a_scene():
+    still, moving = two_parts("b", "s1"), two_parts("a", "s1", camera_static=False)
+    again, other = two_parts("c", "s1"), two_parts("d", "s2")
+    few = replace(two_parts("e", "s3"), valid=np.arange(GRID)[:, None].repeat(GRID, 1) > 1)
+    unknown = replace(two_parts("f", "s4"), part=np.zeros((GRID, GRID), np.int16))
+    oracle = Oracle(still.flow)
+    samples = [moving, still, again, other, few, unknown]
+    settings = EvaluationSettings(poke_counts=(1, 2), compare_with=())
+    records = list(evaluate(oracle, samples, settings))
+    joint = [r for r in records if "joint_best_epe_px" in r]
+    assert [(r["key"], r["pokes"]) for r in joint] == [("b", 1), ("d", 1)]
+    assert [r["joint_best_epe_px"] for r in joint] == pytest.approx([0, 0], abs=1e-4)
+    for queries in oracle.asked_jointly:
+        assert len(np.unique(queries, axis=0)) == 16
+        assert queries.max() < SIDE_PX / 2
+    none = replace(settings, joint_samples=0)
+    assert not [r for r in evaluate(oracle, samples, none) if "joint_best_epe_px" in r]
 
 
 def test_points_of_unknown_motion_are_left_out():
