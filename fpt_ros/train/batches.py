@@ -113,8 +113,7 @@ class TrainingBatches(Dataset[Batch]):
             images.append(vary_light(geometry.image(rgb, self.input_px), rng, config.augment))
             scene = [_Scene(motion, geometry, selection.min_motion) for motion in outcomes]
             statics.append(outcomes[0].camera_static)
-            wanted = np.any([outcome.moves for outcome in scene], axis=0)
-            rows += [each.draw(n_pokes, n_queries, wanted, rng, selection) for each in scene]
+            rows += [each.draw(n_pokes, n_queries, rng, selection) for each in scene]
             parts.append(scene[0].draw_parts(selection.part_points, rng))
         poke_xy, poke_flow, query_xy, query_flow, query_moves = (
             torch.from_numpy(np.stack(column)).unflatten(0, (per_rank, config.outcomes))
@@ -221,19 +220,19 @@ class _Scene:
         still = np.linalg.norm(motion.flow.reshape(-1, 2), axis=-1) < min_motion
         self.moves = self.inside & ~still
         self.part = motion.part
+        self.parts = self.part.ravel() > 0
 
     def draw(
         self,
         n_pokes: int,
         n_queries: int,
-        wanted: np.ndarray,
         rng: np.random.Generator,
         config: SelectionConfig,
     ) -> tuple[np.ndarray, ...]:
         """Poke positions and flows, query positions, flows and moving flags.
 
-        Queries prefer what moves in any drawn outcome of the view (`wanted`), not in this one
-        alone: a preference that knew this outcome would teach that what is asked about moves.
+        Queries prefer parts, moving or not: a preference for what moves in this outcome would be
+        knowledge of it, and teach that what is asked about moves.
         """
         inside = self.inside.astype(np.float64)
         moves = self.moves.astype(np.float64)
@@ -244,11 +243,11 @@ class _Scene:
         n = (n_pokes + 1) * n_queries
         kind = rng.random(n)
         queries = _draw(rng, inside, inside, 0.0, n)
-        on_moving = kind < config.queries_moving
-        queries[on_moving] = _draw(rng, wanted * inside, inside, 1.0, on_moving.sum())
-        on_border = ~on_moving & (kind < config.queries_moving + config.queries_border)
-        border = self._border(wanted) * inside
-        queries[on_border] = _draw(rng, border, inside, 1.0, on_border.sum())
+        on_parts = kind < config.queries_on_parts
+        queries[on_parts] = _draw(rng, self.parts * inside, inside, 1.0, on_parts.sum())
+        at_border = ~on_parts & (kind < config.queries_on_parts + config.queries_at_borders)
+        borders = self._borders() * inside
+        queries[at_border] = _draw(rng, borders, inside, 1.0, at_border.sum())
         queries = queries.reshape(n_pokes + 1, n_queries)
         return (
             self.xy[pokes],
@@ -261,18 +260,16 @@ class _Scene:
     def draw_parts(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Positions [n, 2] and part ids [n] of points, half of them on parts if there are any."""
         inside = self.inside.astype(np.float64)
-        part = self.part.ravel()
-        points = _draw(rng, inside * (part > 0), inside, 0.5, n)
-        return self.xy[points], part[points].astype(np.int64)
+        points = _draw(rng, inside * self.parts, inside, 0.5, n)
+        return self.xy[points], self.part.ravel()[points].astype(np.int64)
 
-    def _border(self, wanted: np.ndarray) -> np.ndarray:
-        """Cells within two of a change between moving and still, or between a moving part's ids."""
-        moving = wanted.reshape(self.grid, self.grid).astype(np.uint8)
-        labels = ((self.part + 1) * moving).astype(np.float32)
+    def _borders(self) -> np.ndarray:
+        """Cells within two of a change of part ids."""
+        labels = self.part.astype(np.float32)
         kernel = np.ones((3, 3), np.uint8)
         high = cv2.dilate(labels, kernel, iterations=2)
         low = cv2.erode(labels, kernel, iterations=2)
-        return (high != low).ravel().astype(np.float64)
+        return (high != low).ravel()
 
 
 def _draw(

@@ -32,10 +32,11 @@ class SelectionConfig:
     """Share of sequences whose first poke lies where something moves, long motions preferred."""
     other_pokes_move: float = 0.4
     """Share of the other pokes that lie where something moves; the rest is uniform."""
-    queries_moving: float = 0.25
-    """Share of queries where, in any of the view's drawn outcomes, something moves."""
-    queries_border: float = 0.15
-    """Share of queries within two cells of a border of moving or of parts; the rest is uniform."""
+    queries_on_parts: float = 0.25
+    """Share of queries on what can move, as the part ids say. Never on what does move: the model
+    would learn that whatever is asked about moves. Without part ids all queries are uniform."""
+    queries_at_borders: float = 0.15
+    """Share of queries within two cells of a border of parts; the rest is uniform."""
     part_points: int = 128
     """Points per view for the part loss."""
 
@@ -144,8 +145,8 @@ class TrainConfig:
         selection = self.selection
         if min(selection.pokes, selection.queries, selection.many_pokes) < 1:
             raise InvalidInputError("selection needs at least one poke and one query per set")
-        if selection.queries_moving + selection.queries_border > 1:
-            raise InvalidInputError("queries_moving and queries_border add up to more than 1")
+        if selection.queries_on_parts + selection.queries_at_borders > 1:
+            raise InvalidInputError("queries_on_parts and queries_at_borders add up to more than 1")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, fit for JSON and for `torch.load(weights_only=True)`."""

@@ -56,10 +56,7 @@ class FineTuneConfig:
     """By how much the errors, over moving and over all points, may rise on the synthetic test."""
     test_views: int = 64
     """Views of each data set to measure on, before and after."""
-    selection: SelectionConfig = field(
-        default_factory=lambda: SelectionConfig(queries_moving=0.1, queries_border=0.1)
-    )
-    """Few queries where things move: with more the model comes to expect motion where none is."""
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
 
     seed: int = 0
     device: str = "auto"

@@ -19,8 +19,8 @@ def config(toy_data, tmp_path):
         many_pokes=10,
         many_queries=2,
         many_every=3,
-        queries_moving=0.3,
-        queries_border=0.2,
+        queries_on_parts=0.3,
+        queries_at_borders=0.2,
     )
     return TrainConfig(toy_data, tmp_path, batch=8, outcomes=2, steps=20, selection=selection)
 
@@ -101,6 +101,29 @@ def test_pokes_and_queries_go_where_asked(config):
     assert torch.equal(batch.query_moves, batch.query_flow.norm(dim=-1) > 0)
 
 
+def test_queries_do_not_know_what_moves(toy, config, tmp_path):
+    """Of two equal parts one moves, in half of the outcomes this one, in half the other."""
+    part = np.zeros((16, 16), np.int16)
+    part[2:7, 2:7], part[9:14, 9:14] = 1, 2
+    files = {}
+    for view in range(4):
+        for outcome in range(2):
+            flow = np.zeros((2, 16, 16, 2), np.float16)
+            flow[:, part == 1 + outcome] = 0.1
+            members = toy.members(np.random.default_rng(0), view, outcome, flow=flow, part=part)
+            files[f"{view}_{outcome}"] = members
+    toy.write_shard(tmp_path / "train-00000.tar", files)
+    alone = {**vars(config), "data": tmp_path, "outcomes": 1, "augment": NO_AUGMENTATION}
+    data = batches(TrainConfig(**alone))
+    xy = torch.cat([data[step].query_xy.flatten(0, 3) for step in range(24)])
+    moves = torch.cat([data[step].query_moves.flatten() for step in range(24)])
+    column, row = (16 * xy).long().unbind(-1)
+    on_parts = torch.from_numpy(part)[row, column] > 0
+    # Uniform queries would lie there with 50 / 256.
+    assert on_parts.float().mean() == pytest.approx(0.3 + 0.2 * 0.4 + 0.5 * 50 / 256, abs=0.06)
+    assert moves[on_parts].float().mean() == pytest.approx(0.5, abs=0.03)
+
+
 def test_labels_are_exact_after_augmentation(config):
     """All points of the toy's square move alike, so every moving query equals the first poke."""
     batch = batches(config)[0]
@@ -142,7 +165,7 @@ def test_points_of_unknown_motion_are_never_drawn(toy, config, tmp_path):
         for i in range(4)
         for outcome in range(2)
     }
-    # One outcome knows all: what moves there must not draw queries of the other one.
+    # One outcome knows all; nothing of that may be drawn in the others.
     files["3_1"] = toy.members(rng, 3, 1, flow=np.full((2, 16, 16, 2), -0.1, np.float16))
     toy.write_shard(tmp_path / "train-00000.tar", files)
     config = TrainConfig(**{**vars(config), "data": tmp_path, "augment": NO_AUGMENTATION})
