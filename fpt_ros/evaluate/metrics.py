@@ -53,6 +53,21 @@ def mode_measures(mixture: GaussianMixture, truth: torch.Tensor) -> dict[str, np
     }
 
 
+def region_mass(
+    mixture: GaussianMixture,
+    truth: torch.Tensor,
+    generator: torch.Generator,
+    n_samples: int = 64,
+) -> np.ndarray:
+    """Share [N] of what is expected that lies in the smallest region to hold the truth [N, 2].
+
+    Uniform on (0, 1) if the truth is drawn from the mixture, for any number of samples: the rank of
+    the truth among them is one of n_samples + 1, and is spread evenly inside its step.
+    """
+    rank = n_samples * mixture.highest_density_mass(truth, n_samples, generator)
+    return ((rank + torch.rand(rank.shape, generator=generator)) / (n_samples + 1)).numpy()
+
+
 def rank5_residual(flows: np.ndarray) -> float:
     """How far joint samples are from the motion of one rigid body; 0 is rigid.
 

@@ -73,3 +73,17 @@ def test_one_scene_has_no_interval():
     mean, *bounds = metrics.bootstrap_interval(np.array([1.0, 2.0]), np.array(["a", "a"]))
     assert mean == 1.5
     assert np.isnan(bounds).all()
+
+
+def test_half_of_what_happens_lies_in_the_50_percent_regions_of_who_expects_just_that():
+    n, generator = 4000, torch.Generator().manual_seed(0)
+    mixture = GaussianMixture.from_covariances(
+        torch.tensor([0.7, 0.3]).expand(n, 2),
+        torch.tensor([[0.0, 0.0], [0.3, 0.1]]).expand(n, 2, 2),
+        torch.tensor([[4e-3, 1e-3, 1e-3], [1e-3, 0.0, 9e-3]]).expand(n, 2, 3),
+    )
+    truth = mixture.sample(1, generator)[0]
+    mass = metrics.region_mass(mixture, truth, generator, n_samples=8)
+    for level in (0.5, 0.9):
+        error = np.sqrt(level * (1 - level) / n)
+        assert (mass <= level).mean() == pytest.approx(level, abs=3 * error)

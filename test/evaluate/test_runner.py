@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy.stats import pearsonr
 
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.mixture import GaussianMixture
@@ -96,6 +97,70 @@ def two_parts(key, scene, **changes):
     flow[part > 0] = (0.1, 0.0)
     flow[0, 0] = (0.2, 0.0)
     return replace(sample(key), scene=scene, flow=flow, part=part, **changes)
+
+
+def test_halved_and_doubled_thresholds_take_more_and_fewer_points():
+    kl_nats = np.repeat([0.75, 1.5, 3.0], [4, 3, 2])  # threshold 1; shift^2 / 2 std^2
+    flow = np.zeros((GRID, GRID, 2), np.float32)
+    flow.reshape(-1, 2)[:9, 0] = 0.02 * np.sqrt(2 * kl_nats)
+    settings = EvaluationSettings(poke_counts=(1,), threshold_nats=1.0, compare_with=())
+    (record,) = evaluate(Oracle(flow), [replace(sample(), flow=flow)], settings)
+    got = [record[f"iou_kl{which}"] for which in ("_half", "", "_double")]
+    assert got == pytest.approx([1.0, 5 / 9, 2 / 9])
+
+
+class Calibrated:
+    """Expects one of two motions at each point, and what happens is drawn from just that."""
+
+    def __init__(self):
+        rng, n = np.random.default_rng(0), 64 * 64
+        self.std = np.repeat(rng.uniform(0.01, 0.1, n), 2).reshape(n, 2)
+        self.modes = rng.normal(0, 0.1, (n, 2, 2))
+        self.truth, self.sample = (self.draw(rng) for _ in range(2))
+
+    def draw(self, rng):
+        mode = (rng.random(len(self.modes)) < 0.2).astype(int)
+        return rng.normal(self.modes[np.arange(len(mode)), mode], self.std)
+
+    def set_image(self, rgb):
+        pass
+
+    def predict(self, pokes, queries, camera_static):
+        n = len(queries)
+        mixture = GaussianMixture.from_covariances(
+            torch.tensor([0.8, 0.2], dtype=torch.float64).expand(n, 2),
+            SIDE_PX * torch.from_numpy(self.modes),
+            torch.from_numpy(SIDE_PX * self.std[:, :1, None]).expand(n, 2, 1).square()
+            * torch.tensor([1.0, 0.0, 1.0]),
+        )
+        return SimpleNamespace(mixture=mixture)
+
+
+def test_coverage_and_correlations_of_who_expects_what_happens():
+    told = Calibrated()
+    view = replace(
+        sample(),
+        flow=told.truth.reshape(64, 64, 2),
+        valid=np.ones((64, 64), bool),
+        part=np.zeros((64, 64), np.int16),
+    )
+    settings = EvaluationSettings(poke_counts=(0,), compare_with=())
+    (record,) = evaluate(told, [view], settings)
+    for level in (0.5, 0.9):
+        error = np.sqrt(level * (1 - level) / 1024)  # a quarter of the points
+        assert record[f"coverage_{level:.0%}"[:-1]] == pytest.approx(level, abs=3 * error)
+    mean = 0.8 * told.modes[:, 0] + 0.2 * told.modes[:, 1]
+    between = 0.8 * 0.2 * np.square(told.modes[:, 0] - told.modes[:, 1]).sum(-1)
+    deviation = np.sqrt(2 * told.std[:, 0] ** 2 + between)
+    for name, guess, tolerance in (
+        ("", mean, 1e-6),
+        ("_top_mode", told.modes[:, 0], 1e-6),
+        ("_sample", told.sample, 0.05),
+    ):
+        error = np.linalg.norm(guess - told.truth, axis=-1)
+        expected = pearsonr(deviation, error).statistic
+        got = record[f"std_error_correlation{name}"]
+        assert got == pytest.approx(expected, abs=tolerance)
 
 
 def test_joint_samples_are_of_the_poked_part_once_a_scene():
