@@ -218,6 +218,7 @@ def evaluate(
                 "key": sample.key,
                 "family": sample.family,
                 "scene": sample.scene,
+                "camera_static": sample.camera_static,
                 "pokes": count,
             }
             motion = (

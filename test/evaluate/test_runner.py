@@ -209,9 +209,32 @@ def test_a_report_for_any_poke_counts(tmp_path, poke_counts):
         cells = door.split("|")
         assert cells[2].startswith(" 0.000")
         assert float(cells[5].split("[")[0]) > 1  # the best baseline is not the model
+        assert "| static | 2 | 0.000" in text
+        assert "| moving | 1 | 0.000" in text
+        assert all(f"PCK moving, {limit} px" in text for limit in (2, 4, 8, 16, 32))
     document = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
     assert len(document["records"]) == len(records)
     assert (tmp_path / "report.png").stat().st_size > 1000
+
+
+def test_the_model_is_set_against_the_best_baseline_sample_by_sample():
+    def rows(key, scene, **errors):
+        common = {"key": key, "scene": scene, "family": "door", "pokes": 1, "camera_static": True}
+        return [
+            common | {"method": method, "epe_moving_px": epe, "epe_all_px": epe,
+                      "iou_flow": 0.1, "iou_kl": 0.6}
+            for method, epe in errors.items()
+        ]  # fmt: skip
+
+    records = [
+        *rows("a", "s1", model=5.0, worse=20.0, better=8.0),
+        *rows("b", "s1", model=7.0, worse=20.0, better=9.0),
+        *rows("c", "s2", model=11.0, worse=2.0, better=12.0),
+    ]
+    text = report.markdown("Title", records, {}, report.summarise(records))
+    # mean of -3, -2 and -1; resampling two scenes gives s1 alone (-2.5) or s2 alone (-1) at worst
+    assert "| EPE moving, px | better, EPE moving, px | -2.00 [-2.50, -1.00] |" in text
+    assert "| IoU by KL | worse, IoU by flow | +0.500 [+0.500, +0.500] |" in text
 
 
 def test_nothing_to_measure_is_said():
