@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -26,13 +25,12 @@ TINY = ModelConfig(
 )
 
 
-@pytest.fixture
-def config(toy_data, tmp_path):
-    (tmp_path / "tiny.json").write_text(TINY.to_json())
+def settings(toy_data, folder):
+    (folder / "tiny.json").write_text(TINY.to_json())
     return TrainConfig(
         data=toy_data,
-        out=tmp_path / "run",
-        model=str(tmp_path / "tiny.json"),
+        out=folder / "run",
+        model=str(folder / "tiny.json"),
         steps=8,
         batch=4,
         outcomes=1,
@@ -52,6 +50,25 @@ def final_state(config):
     trainer = Trainer(config)
     trainer.run()
     return load_state(config.out)
+
+
+@pytest.fixture
+def config(toy_data, tmp_path):
+    return settings(toy_data, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(toy_data, tmp_path_factory):
+    """The settings of a run that nothing disturbed."""
+    config = settings(toy_data, tmp_path_factory.mktemp("finished"))
+    final_state(config)
+    return config
+
+
+@pytest.fixture(scope="module")
+def straight(finished):
+    """What that run came to."""
+    return load_state(finished.out)
 
 
 def assert_same_weights(a, b, tolerance=0.0):
@@ -88,10 +105,8 @@ def test_learns_and_leaves_a_usable_checkpoint(config):
     assert known == {"sha256": checkpoint.sha256, "training": checkpoint.training}
 
 
-def test_resume_is_the_same_run(config):
-    straight = final_state(config)
-    half = dataclasses.replace(config, out=config.out.with_name("half"))
-    trainer = Trainer(half)
+def test_resume_is_the_same_run(straight, config):
+    trainer = Trainer(config)
     step = trainer._train_step
 
     def stop_after_three(batch, progress):
@@ -102,50 +117,62 @@ def test_resume_is_the_same_run(config):
 
     trainer._train_step = stop_after_three
     trainer.run()
-    assert load_state(half.out)["step"] == 3
-    resumed = final_state(dataclasses.replace(half, resume=True))
+    assert load_state(config.out)["step"] == 3
+    resumed = final_state(dataclasses.replace(config, resume=True))
     assert resumed["step"] == straight["step"] == 8
     assert_same_weights(straight, resumed)
 
 
-def test_killed_run_resumes_on_the_same_curve(config):
-    """Kill -9 at a random moment, go on from the last checkpoint, end with the same weights."""
-    straight = final_state(config)
-    killed = dataclasses.replace(
-        config, out=config.out.with_name("killed"), checkpoint_minutes=0.0, steps=config.steps
+def test_killed_run_resumes_on_the_same_curve(straight, config):
+    """Kill -9 while it trains, go on from the last checkpoint, end with the same weights."""
+    killed = dataclasses.replace(config, checkpoint_minutes=0.0)
+    # It saves its state at every step and stands still before the sixth.
+    code = """
+import sys, time
+from fpt_ros.cli import main
+from fpt_ros.train.loop import Trainer
+step = Trainer._train_step
+def stand_still(self, *arguments):
+    if self.step == 5:
+        print("now", flush=True)
+        time.sleep(1000)
+    return step(self, *arguments)
+Trainer._train_step = stand_still
+main(["train", *sys.argv[1:]])
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *flags(killed)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    process = subprocess.Popen(command(killed), env=environment())
-    deadline = time.monotonic() + 120
-    while not (killed.out / "state.pt").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    assert any(line == "now\n" for line in process.stdout)
     process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert load_state(killed.out)["step"] < 8
+    process.communicate()
+    assert load_state(killed.out)["step"] == 5
     resumed = final_state(dataclasses.replace(killed, resume=True))
     assert_same_weights(straight, resumed)
 
 
-def test_two_processes_equal_one(config):
-    one = final_state(config)
-    two = dataclasses.replace(config, out=config.out.with_name("two"))
+def test_two_processes_equal_one(straight, config):
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    torchrun += ["-m", "fpt_ros.cli.train"]
     subprocess.run(
-        [sys.executable, *torchrun, *command(two)[1:]], env=environment(), check=True, timeout=300
+        [sys.executable, *torchrun, *flags(config)], env=environment(), check=True, timeout=300
     )
-    assert_same_weights(one, load_state(two.out), tolerance=2e-4)
-    training = load_checkpoint(two.out / "last.safetensors").training
+    assert_same_weights(straight, load_state(config.out), tolerance=2e-4)
+    training = load_checkpoint(config.out / "last.safetensors").training
     assert training["processes"] == 2
     assert training["command"].startswith(f"train.py --data {config.data}")
 
 
-def test_accumulation_changes_nothing(config):
-    whole = final_state(config)
-    parts = dataclasses.replace(config, out=config.out.with_name("parts"), accumulate=2)
-    assert_same_weights(whole, final_state(parts), tolerance=2e-4)
+def test_accumulation_changes_nothing(straight, config):
+    parts = final_state(dataclasses.replace(config, accumulate=2))
+    assert_same_weights(straight, parts, tolerance=2e-4)
 
 
-def command(config):
-    """Command line for a config; every field differs from nothing but what the test set."""
+def flags(config):
+    """Arguments of `fpt train` for a config: what differs from the defaults."""
     flags = []
     defaults = TrainConfig(config.data, config.out)
     for field in dataclasses.fields(config):
@@ -159,7 +186,7 @@ def command(config):
                 flags += [inner_name, str(getattr(value, inner.name))]
         elif value != getattr(defaults, field.name):
             flags += [name] if value is True else [name, str(value)]
-    return [sys.executable, "-m", "fpt_ros.cli.train", *flags]
+    return flags
 
 
 def environment():
@@ -188,11 +215,10 @@ def test_bad_steps_are_skipped_then_stop_the_run(config):
     assert any(not torch.equal(changed[name], weights[name]) for name in weights)
 
 
-def test_resume_refuses_other_settings(config):
-    final_state(config)
+def test_resume_refuses_other_settings(finished):
     with pytest.raises(InvalidInputError, match="holds a run already"):
-        Trainer(config)
-    changed = dataclasses.replace(config, resume=True, batch=8, seed=3, steps=20)
+        Trainer(finished)
+    changed = dataclasses.replace(finished, resume=True, batch=8, seed=3, steps=20)
     with pytest.raises(InvalidInputError, match=r"batch: 4 -> 8; seed: 0 -> 3\)"):
         Trainer(changed)
 
