@@ -6,6 +6,7 @@ A built engine has one compiled graph in a file for each stage of `export`.
 from __future__ import annotations
 
 import math
+import mmap
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -258,12 +259,15 @@ class _Stage:
             "ENABLE_CPU_PINNING": False,  # other processes want the cores, too
         }
         with _blamed(f"cannot load {file}"):
-            self._data = np.memmap(file, np.uint8, "r")  # constants stay there
-            blob = _openvino().Tensor(self._data)
+            with file.open("rb") as opened:
+                # Shared, the constants are where they are. OpenVINO refuses what is read-only.
+                self._file = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
+            blob = _openvino().Tensor(np.frombuffer(self._file, np.uint8), shared_memory=True)
             self._compiled = _core().import_model(blob, "CPU", properties)
             self._request = self._compiled.create_infer_request()
         self._name = file.stem
         self._outputs = [port.any_name for port in self._compiled.outputs]
+        self._is_packed = False  # all weights, into what the kernels read
 
     def __call__(self, inputs: Mapping[str, _Array]) -> dict[str, ov.Tensor]:
         """Run on inputs by name. Raises EngineError."""
@@ -283,6 +287,9 @@ class _Stage:
                     fresh = _openvino().Tensor(port.element_type, port.shape)
                     self._request.set_tensor(port.any_name, fresh)
             self._request.infer()
+            if not self._is_packed:
+                self._is_packed = True
+                self._file.madvise(mmap.MADV_DONTNEED)  # it would be a second copy in memory
             return {name: self._request.get_tensor(name) for name in self._outputs}
 
 
