@@ -333,7 +333,6 @@ class FineTuning:
                 _VALIDATION_VIEWS,
                 trainer.config.val_grid,
                 self.base.config.encoder.input_px,
-                trainer.config.selection.min_motion,
             )
 
         def trial(share: float, state: blend.State) -> blend.Trial:

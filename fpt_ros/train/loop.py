@@ -101,9 +101,7 @@ class Trainer:
 
         input_px = self.model.config.encoder.input_px
         self.batches = TrainingBatches(index, config, input_px, self.rank, self.world)
-        self.val = ValidationSet.load(
-            val_index, config.val_views, config.val_grid, input_px, config.selection.min_motion
-        )
+        self.val = ValidationSet.load(val_index, config.val_views, config.val_grid, input_px)
         self.forward: nn.Module = self.objective
         if self.world > 1:
             # The published layout holds one matrix that never gets a gradient: static_graph.

@@ -14,7 +14,7 @@ from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.mixture import GaussianMixture
 from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.data.augment import IDENTITY
-from fpt_ros.data.samples import BadSampleError, ShardIndex, ShardReader, cell_centres
+from fpt_ros.data.samples import MOVING, BadSampleError, ShardIndex, ShardReader, cell_centres
 from fpt_ros.evaluate.metrics import REPORT_SIDE_PX
 from fpt_ros.train.loss import to_model_range
 
@@ -36,27 +36,30 @@ class ValidationSet:
     flow: Tensor
     valid: Tensor
     camera_static: Tensor
-    min_motion: float
 
     @classmethod
-    def load(
-        cls, index: ShardIndex, n_views: int, grid: int, input_px: int, min_motion: float
-    ) -> ValidationSet:
+    def load(cls, index: ShardIndex, n_views: int, grid: int, input_px: int) -> ValidationSet:
         """About `n_views` views spread over the split; unusable ones are left out.
 
         Of each sample's cells, about `grid` per side are kept. Raises InvalidInputError when
-        nothing is left.
+        nothing is left, or samples have different grids.
         """
         reader = ShardReader()
-        images, flows, valids, statics, kept = [], [], [], [], np.empty((0, 2), np.float32)
+        images, flows, valids, statics = [], [], [], []
+        kept, cells = np.empty((0, 2), np.float32), 0
         for i, view in enumerate(index.take(n_views).views):
             outcome = view.outcomes[i % len(view.outcomes)]
             try:
-                motion = reader.motion(outcome, min_motion)
+                motion = reader.motion(outcome, MOVING)
                 rgb = reader.image(outcome)
             except BadSampleError as error:
                 log.warning("left out of validation: %s", error)
                 continue
+            if cells and len(motion.part) != cells:
+                raise InvalidInputError(
+                    f"{outcome.shard}:{outcome.key} has a grid of {len(motion.part)} cells per "
+                    f"side, those before it {cells}: to validate, all must have the same"
+                )
             cells = len(motion.part)
             stride = max(1, cells // grid)
             every = slice(stride // 2, None, stride)
@@ -74,7 +77,6 @@ class ValidationSet:
             torch.from_numpy(np.stack(flows)),
             torch.from_numpy(np.stack(valids)),
             torch.tensor(statics),
-            min_motion,
         )
 
     def __len__(self) -> int:
@@ -107,8 +109,10 @@ def validate(
 ) -> dict[str, float]:
     """Means over views. Under torch.distributed every process takes a share.
 
-    Errors are in pixels of a 448 px image. `iou_kl/T` is the moving-part IoU when the divergence of
-    the answer with the poke from the answer without it is cut at T nats.
+    Errors are in pixels of a 448 px image; moving is what moves by more than `samples.MOVING`.
+    `iou_kl/T` is the moving-part IoU when the divergence of the answer with the poke from the
+    answer without it is cut at T nats, over views whose camera stands still: otherwise the whole
+    picture moves. It is left out when there are none.
     """
     rank, world = 0, 1
     if dist.is_initialized():
@@ -119,13 +123,16 @@ def validate(
     for start in range(rank * chunk, len(views), world * chunk):
         rows = slice(start, start + chunk)
         known = views.valid[rows].to(device)
-        measured += _measure(*predict(model, views, rows, device), known, views.min_motion)
+        measured += _measure(*predict(model, views, rows, device), known, views.camera_static[rows])
     model.train(was_training)
     if dist.is_initialized():
         gathered: list[list[dict[str, float]] | None] = [None] * world
         dist.all_gather_object(gathered, measured)
         measured = [row for part in gathered for row in part or []]
-    return {name: float(np.nanmean([row[name] for row in measured])) for name in measured[0]}
+    names = dict.fromkeys(name for row in measured for name in row)
+    return {
+        name: float(np.nanmean([row[name] for row in measured if name in row])) for name in names
+    }
 
 
 def _measure(
@@ -133,11 +140,11 @@ def _measure(
     before: GaussianMixture,
     after: GaussianMixture,
     valid: Tensor,
-    min_motion: float,
+    camera_static: Tensor,
 ) -> list[dict[str, float]]:
     target = flow.to(after.means.dtype)
     length_px = REPORT_SIDE_PX * flow.norm(dim=-1)
-    moving = length_px > REPORT_SIDE_PX * min_motion
+    moving = length_px > REPORT_SIDE_PX * MOVING
     error_px = REPORT_SIDE_PX * (after.mean() - target).norm(dim=-1)
     std_px = REPORT_SIDE_PX * after.std()
     nll_before, nll_after = -before.log_prob(target), -after.log_prob(target)
@@ -156,7 +163,7 @@ def _measure(
             "epe_px/moving_if_still": length_px[i][on].mean(),
             "std_error_correlation": torch.corrcoef(std_and_error)[0, 1],
         }
-        for threshold in KL_THRESHOLDS_NATS:
+        for threshold in KL_THRESHOLDS_NATS if camera_static[i] else ():
             found = (score[i] > threshold) & known
             row[f"iou_kl/{threshold:g}"] = (found & on).sum() / (found | on).sum()
         rows.append({name: float(value) for name, value in row.items()})

@@ -1,0 +1,87 @@
+"""Validation counts as evaluation does, and says what it cannot use."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from fpt_ros.core.errors import InvalidInputError
+from fpt_ros.core.mixture import GaussianMixture
+from fpt_ros.data.samples import ShardIndex
+from fpt_ros.train.validate import ValidationSet, validate
+
+MOVED = 0.1
+
+
+class KnowsAll:
+    """Answers with the truth once it was poked, and with rest before; both with the same spread."""
+
+    training = False
+
+    def __init__(self, flow):
+        self.flow = flow
+
+    def eval(self):
+        pass
+
+    def train(self, mode):
+        pass
+
+    def encode(self, image):
+        return None
+
+    def condition(self, image, poke_xy, poke_flow, mask, static):
+        return poke_flow.shape[2]
+
+    def query(self, image, n_pokes, xy):
+        return n_pokes
+
+    def mixture(self, n_pokes):
+        mean = (self.flow * (n_pokes > 0))[:, None, :, None]
+        scale = (0.01 * torch.eye(2)).expand(*mean.shape[:-1], 2, 2)
+        return GaussianMixture(torch.zeros(mean.shape[:-1]), mean, scale)
+
+
+@pytest.fixture
+def samples(toy, tmp_path):
+    """One view whose camera stands still, and one whose camera moves; a corner moves a little."""
+    files = {}
+    for view, static in enumerate((True, False)):
+        flow = np.zeros((1, 16, 16, 2), np.float16)
+        flow[0, :4, :4, 0] = 0.007  # less than what evaluation calls moving
+        flow[0, 8:, 8:, 0] = MOVED
+        rng = np.random.default_rng(0)
+        files[f"{view}"] = toy.members(rng, view, 0, flow=flow, camera_static=static)
+    toy.write_shard(tmp_path / "val-00000.tar", files)
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice")  # the spread is the same everywhere
+def test_moving_is_what_it_is_in_evaluation(samples):
+    views = ValidationSet.load(ShardIndex.scan(samples, "val"), 2, 16, 28)
+    measured = validate(KnowsAll(views.flow), views, torch.device("cpu"))
+    assert measured["epe_px/moving_if_still"] == pytest.approx(448 * MOVED, rel=1e-3)
+    # Densities of isotropic Gaussians with 0.01: the divergence is (distance / 0.01)^2 / 2.
+    assert measured["nll/one_poke_moving"] == pytest.approx(math.log(2 * math.pi * 1e-4), rel=1e-4)
+    for threshold in ("0.5", "1", "2", "4"):
+        assert measured[f"iou_kl/{threshold}"] == 1
+
+
+@pytest.mark.parametrize("statics", [(True, False), (False, False)])
+def test_parts_are_found_under_still_cameras_only(samples, statics):
+    views = ValidationSet.load(ShardIndex.scan(samples, "val"), 2, 16, 28)
+    views.camera_static = torch.tensor(statics)
+    answer = views.flow.clone()
+    answer[1] = MOVED  # everything moves: the IoU of this view is small
+    measured = validate(KnowsAll(answer), views, torch.device("cpu"))
+    assert measured.get("iou_kl/1") == (1 if any(statics) else None)
+    assert measured["epe_px/all"] > 1
+
+
+def test_different_grids_are_named(toy, samples):
+    flow = np.full((1, 8, 8, 2), 0.1, np.float16)
+    odd = toy.members(np.random.default_rng(0), 7, 0, flow=flow, part=np.ones((8, 8), np.int16))
+    toy.write_shard(samples / "val-00001.tar", {"odd": odd})
+    with pytest.raises(InvalidInputError, match=r"val-00001.tar:odd has a grid of 8 cells"):
+        ValidationSet.load(ShardIndex.scan(samples, "val"), 3, 16, 28)
