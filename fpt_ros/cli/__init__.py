@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
+from fpt_ros.cli.pip import install_command
 from fpt_ros.core.errors import FptError
 
 # Each names a module of this package and the function in it that is the subcommand.
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         module = str(error.name).partition(".")[0]
         package = _PACKAGES.get(module, module)
-        remedy = f"{sys.executable} -m pip install {package}" if package else "see `fpt doctor`"
+        remedy = install_command(package) if package else "see `fpt doctor`"
         print(f"fpt {name}: the Python module {error.name} is missing: {remedy}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -18,6 +18,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from fpt_ros.cli.pip import install_command
+
 State = Literal["ok", "missing", "broken", "note"]
 
 _PROBE_TIMEOUT_S = 60
@@ -79,10 +81,6 @@ def _print_table(findings: list[Finding], works: bool) -> None:
     console.print(
         "\nPredictions work here." if works else "\nPredictions do not work here; see the rows *."
     )
-
-
-def _pip(*packages: str) -> str:
-    return f"{sys.executable} -m pip install {' '.join(packages)}"
 
 
 def _probe(code: str, **environment: str) -> tuple[bool, str]:
@@ -164,7 +162,7 @@ def _ros() -> Finding:
         remedy = (
             "source /opt/ros/<distribution>/setup.bash"
             if Path("/opt/ros").is_dir()
-            else _pip("'ros-rclpy[fastrtps]==9.1.2'")
+            else install_command("'ros-rclpy[fastrtps]==9.1.2'")
         )
         return Finding("ROS 2", "missing", "no Python module rclpy", remedy)
     works, detail = _probe(
@@ -189,7 +187,7 @@ def _messages() -> Finding:
         "missing",
         detail,
         "in the source folder: colcon build and source install/setup.bash, or "
-        + _pip("--editable", "."),
+        + install_command("--editable", "."),
     )
 
 
@@ -225,7 +223,9 @@ def _shared_memory() -> Finding:
 def _renderer() -> Finding:
     name = "MuJoCo, EGL"
     if find_spec("mujoco") is None:
-        return Finding(name, "missing", "no Python module mujoco: no `fpt scenes`", _pip("mujoco"))
+        return Finding(
+            name, "missing", "no Python module mujoco: no `fpt scenes`", install_command("mujoco")
+        )
     works, detail = _probe(
         "import mujoco\n"
         "model = mujoco.MjModel.from_xml_string('<mujoco/>')\n"
@@ -245,7 +245,9 @@ def _bags() -> Finding:
     try:
         return Finding(name, "ok", f"rosbags {version('rosbags')}")
     except PackageNotFoundError:
-        return Finding(name, "missing", "no `fpt play`, no `fpt record`", _pip("rosbags"))
+        return Finding(
+            name, "missing", "no `fpt play`, no `fpt record`", install_command("rosbags")
+        )
 
 
 def _training() -> Finding:
@@ -258,7 +260,7 @@ def _training() -> Finding:
     missing = [package for module, package in packages.items() if find_spec(module) is None]
     if missing:
         detail = f"no `fpt train`, no `fpt evaluate` without {', '.join(missing)}"
-        return Finding("training", "missing", detail, _pip(*missing))
+        return Finding("training", "missing", detail, install_command(*missing))
     return Finding("training", "ok", f"{', '.join(packages.values())} are there")
 
 
@@ -304,7 +306,9 @@ def _network() -> Finding:
     )
     if works:
         return Finding("small network", "ok", detail, needed=True)
-    return Finding("small network", "broken", detail, _pip("--editable", "."), needed=True)
+    return Finding(
+        "small network", "broken", detail, install_command("--editable", "."), needed=True
+    )
 
 
 def _engine() -> Finding:
@@ -340,24 +344,24 @@ _CHECKS: tuple[Callable[[], Finding], ...] = (
     _module(
         "PyTorch",
         "torch",
-        _pip("torch"),
+        install_command("torch"),
         "print(torch.__version__, 'with', torch.backends.cpu.get_cpu_capability())",
         needed=True,
     ),
-    _module("OpenCV", "cv2", _pip("opencv-python-headless"), needed=True),
-    _module("safetensors", "safetensors", _pip("safetensors"), needed=True),
+    _module("OpenCV", "cv2", install_command("opencv-python-headless"), needed=True),
+    _module("safetensors", "safetensors", install_command("safetensors"), needed=True),
     _network,
     _weights,
     _cpu,
     _gpu,
-    _module("OpenVINO", "openvino", _pip("openvino")),
+    _module("OpenVINO", "openvino", install_command("'openvino>=2026.4'")),
     _engine,
     _ros,
     _messages,
     _fast_dds_profile,
     _shared_memory,
     _bags,
-    _module("video", "av", _pip("av")),
+    _module("video", "av", install_command("av")),
     _renderer,
     _training,
 )

@@ -22,7 +22,7 @@ def engine(
     threads: int = 0,
     folder: Annotated[Path | None, tyro.conf.arg(aliases=["--engine-dir"])] = None,
     rebuild: bool = False,
-    end_with_stdin: bool = False,
+    end_with_stdin: Annotated[bool, tyro.conf.Suppress] = False,
 ) -> int:
     """Build the engine that runs the network fast on this machine, or list what has been built.
 
@@ -30,6 +30,7 @@ def engine(
     with PyTorch, and refused if its answers differ. The node does the same by itself, and serves
     with PyTorch meanwhile; to build beforehand saves that time.
 
+    Examples:
       fpt engine build --checkpoint my.safetensors
       fpt engine list
 
@@ -101,29 +102,17 @@ def _end_with_stdin() -> None:
 
 
 def _list(root: Path) -> int:
-    from rich.console import Console
-    from rich.table import Table
-
     from fpt_ros.engines import cache
 
-    table = Table(box=None, pad_edge=False)
-    for heading in ("engine", "weights", "runtime", "device", "MB", "differs from PyTorch by"):
-        table.add_column(heading, overflow="fold")
-    for entry in cache.entries(root):
+    entries = list(cache.entries(root))
+    for entry in entries:
         identity = entry.record["identity"]
         size = sum(file.stat().st_size for file in entry.folder.iterdir())
-        table.add_row(
-            entry.folder.name,
-            str(identity.get("weights_sha256"))[:12],
-            str(identity.get("runtime")),
-            str(identity.get("device")),
-            f"{size / 1e6:.0f}",
-            _errors(entry.record),
-        )
-    console = Console()
-    if table.row_count:
-        console.print(table)
-    console.print(f"{table.row_count} engines in {root}", highlight=False, soft_wrap=True)
+        print(entry.folder.name)
+        print(f"  {identity.get('runtime')} on {identity.get('device')}, {size / 1e6:.0f} MB")
+        print(f"  weights {str(identity.get('weights_sha256'))[:12]}")
+        print(f"  differs from PyTorch by {_errors(entry.record)}")
+    print(f"{len(entries)} engines in {root}")
     return 0
 
 

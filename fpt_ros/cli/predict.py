@@ -29,7 +29,7 @@ def predict(
     grid: int = 32,
     threshold_nats: float | None = None,
     moving_camera: bool = False,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> None:
     """Predict what moves if points of a picture are poked; write a picture, and numbers as JSON.
 
@@ -52,13 +52,14 @@ def predict(
         grid: points per side at which the maps are computed
         threshold_nats: influence from which a point counts as part of what moves; default: 1
         moving_camera: the camera moves meanwhile
-        device: torch device
+        device: auto (a GPU if there is one), cpu, cuda or cuda:N
     """
     import cv2
     import numpy as np
 
     from fpt_ros.core.parts import DEFAULT_THRESHOLD_NATS
     from fpt_ros.core.predictor import MotionPredictor
+    from fpt_ros.engines.choose import Wish
     from fpt_ros.weights import default_checkpoint
 
     pokes = np.array([_numbers(text, 4, "--poke x,y,dx,dy") for text in poke]).reshape(-1, 4)
@@ -69,7 +70,7 @@ def predict(
     path = checkpoint or default_checkpoint()
     threshold_nats = DEFAULT_THRESHOLD_NATS if threshold_nats is None else threshold_nats
 
-    predictor = MotionPredictor.from_checkpoint(path, device)
+    predictor = MotionPredictor.from_checkpoint(path, Wish(device=device).torch_device())
     started = time.perf_counter()
     predictor.set_image(rgb)
     encoded = time.perf_counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from typing import Annotated
 
 import tyro
@@ -11,10 +12,10 @@ import tyro
 from fpt_ros.train.config import TrainConfig
 
 
-def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> None:
+def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> int:
     """Train a flow poke model; checkpoints and TensorBoard logs go to --out.
 
-    An interrupted run goes on with --resume. Several processes share the batch:
+    An interrupted run (exit code 130) goes on with --resume. Several processes share the batch:
     `torchrun --nproc-per-node 2 -m fpt_ros.cli.train --data ... --out ...`.
     """
     from fpt_ros.train.control import process_group
@@ -26,8 +27,10 @@ def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> None:
         format="%(asctime)s %(levelname)s %(message)s",
     )
     with process_group():
-        Trainer(config).run()
+        return 0 if Trainer(config).run() else 130
 
 
 if __name__ == "__main__":
-    tyro.cli(train)
+    from fpt_ros.cli import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))

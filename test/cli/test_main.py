@@ -6,7 +6,9 @@ import sys
 import pytest
 
 from fpt_ros import cli
+from fpt_ros.cli.pip import install_command
 from fpt_ros.core.errors import InvalidInputError
+from fpt_ros.train.finetune import Stopped
 
 
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
@@ -70,3 +72,47 @@ def test_exit_codes(monkeypatch):
     monkeypatch.setattr("fpt_ros.cli.doctor.doctor", lambda: 1)
     assert cli.main(["doctor"]) == 1
     assert cli.main(["doctor", "--no-such-option"]) == 2
+
+
+@pytest.mark.parametrize("name", ["train", "finetune"])
+def test_a_stopped_run_is_no_success(monkeypatch, capsys, tmp_path, name):
+    class Trainer:
+        def __init__(self, config):
+            pass
+
+        def run(self):
+            return False
+
+    class FineTuning:
+        def __init__(self, config, tell):
+            pass
+
+        def run(self):
+            raise Stopped("stopped at step 3; go on with --resume")
+
+    monkeypatch.setattr("fpt_ros.train.loop.Trainer", Trainer)
+    monkeypatch.setattr("fpt_ros.train.finetune.FineTuning", FineTuning)
+    assert cli.main([name, "--data", str(tmp_path), "--out", str(tmp_path)]) == 130
+    assert ("stopped at step 3" in capsys.readouterr().err) == (name == "finetune")
+
+
+def test_training_under_torchrun_says_what_is_wrong_in_one_line(tmp_path):
+    command = [sys.executable, "-m", "fpt_ros.cli.train", "--data", str(tmp_path / "none")]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "run")], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("fpt train: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("virtual", "marked", "flagged"),
+    [(False, True, True), (True, True, False), (False, False, False)],
+)
+def test_a_managed_python_is_told_so(monkeypatch, tmp_path, virtual, marked, flagged):
+    if marked:
+        (tmp_path / "EXTERNALLY-MANAGED").touch()
+    monkeypatch.setattr("sysconfig.get_path", lambda *_: str(tmp_path))
+    monkeypatch.setattr("sys.base_prefix", "/elsewhere" if virtual else sys.prefix)
+    assert ("--break-system-packages" in install_command("mujoco")) == flagged
