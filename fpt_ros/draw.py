@@ -8,6 +8,7 @@ grow with the image, so that a thumbnail and a 4K frame look alike. Entries that
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -29,6 +30,7 @@ _MODE_COLOURS: tuple[Colour, ...] = (
 _MOTION_TABLE = shapes.colour_table(cv2.COLORMAP_PLASMA)[70:]
 _UNCERTAINTY_TABLE = shapes.colour_table(cv2.COLORMAP_INFERNO)
 _INFLUENCE_TABLE = shapes.colour_table(cv2.COLORMAP_VIRIDIS)
+_JPEG_QUALITY = 85
 
 
 # ---- public pictures --------------------------------------------------------------------------
@@ -261,6 +263,13 @@ def upscaled(rgb: Image, shortest_px: int = 480) -> tuple[Image, int]:
         return image, 1
     size = (image.shape[1] * factor, image.shape[0] * factor)
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8), factor
+
+
+def save(path: Path, rgb: Image) -> None:
+    """Write a picture in the format that its name ends in. Raises OSError if it cannot."""
+    bgr = cv2.cvtColor(_copied(rgb), cv2.COLOR_RGB2BGR)
+    if not cv2.imwrite(str(path), bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]):
+        raise OSError(f"{path} cannot be written")
 
 
 # ---- checks and helpers -----------------------------------------------------------------------

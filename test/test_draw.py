@@ -1,5 +1,6 @@
 """Pictures: geometry against closed forms, and robustness to whatever a prediction may hold."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -155,6 +156,15 @@ def test_any_numbers_on_any_image_give_a_picture(size, pokes, steps, mixture):
         draw.draw_uncertainty(image, values),
     ]
     assert all(p.shape == image.shape and p.dtype == np.uint8 for p in pictures)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_a_saved_picture_keeps_its_colours(tmp_path, name):
+    draw.save(tmp_path / name, np.full((16, 16, 3), (200, 90, 30), np.uint8))
+    bgr = cv2.imread(str(tmp_path / name))
+    assert np.abs(bgr.astype(int) - (30, 90, 200)).max() < 6
+    with pytest.raises(OSError, match="cannot be written"):
+        draw.save(tmp_path / "nowhere" / name, grey())
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,6 @@ from fpt_ros.data.samples import (
 _OUTCOMES = 2  # of one view: the same picture, another push
 _PAIRS_PER_ROW = 4
 _PANEL_PX = 208
-_JPEG_QUALITY = 85
 
 
 def save(folder: Path, split: str) -> Path:
@@ -46,9 +45,7 @@ def save(folder: Path, split: str) -> Path:
     in_order = dict(sorted(panels.items()))
     sheet = draw.sheet(in_order, columns=_OUTCOMES * _PAIRS_PER_ROW)
     path = folder / f"{split}.jpg"
-    bgr = cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)
-    if not cv2.imwrite(str(path), bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]):
-        raise OSError(f"{path} cannot be written")
+    draw.save(path, sheet)
     return path
 
 

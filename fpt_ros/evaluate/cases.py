@@ -16,7 +16,6 @@ from fpt_ros.evaluate.baselines import NO_MOTION
 from fpt_ros.evaluate.runner import MODEL, TestSample, choose_pokes
 
 _PANEL_PX = 384
-_JPEG_QUALITY = 85
 # Modes are drawn at so many points of the part that really moves.
 _MODE_POINTS = 6
 
@@ -54,7 +53,10 @@ def save(
     worst: list[str],
     threshold_nats: float,
 ) -> list[Path]:
-    """Write best.jpg and worst.jpg into `out`: per sample the truth, the answer, its modes."""
+    """Write best.jpg and worst.jpg into `out`: per sample the truth, the answer, its modes.
+
+    Raises OSError when they cannot be written.
+    """
     wanted = {*best, *worst}
     panels = {
         sample.key: _panels(predictor, sample, threshold_nats)
@@ -65,8 +67,7 @@ def save(
     for name, keys in (("best.jpg", best), ("worst.jpg", worst)):
         rows = {title: image for key in keys for title, image in panels[key].items()}
         if rows:
-            bgr = cv2.cvtColor(draw.sheet(rows, columns=3), cv2.COLOR_RGB2BGR)
-            cv2.imwrite(str(out / name), bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+            draw.save(out / name, draw.sheet(rows, columns=3))
             written.append(out / name)
     return written
 
