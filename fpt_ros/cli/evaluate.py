@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 
 
@@ -18,11 +19,12 @@ def evaluate(
     threshold_nats: float | None = None,
     out: Path = Path("runs/evaluation"),
     device: str = "cpu",
-) -> None:
+) -> int:
     """Measure a checkpoint and the baselines on shards; print a table, save report and plots.
 
     Writes report.md, report.json (every record), report.png, and pictures of what was answered best
-    and worst, best.jpg and worst.jpg, into --out.
+    and worst, best.jpg and worst.jpg, into --out. Ctrl-C ends it early with a report of the
+    samples so far.
 
     Example: fpt evaluate --data data/scenes --split test --families laptop --views 100
 
@@ -45,20 +47,21 @@ def evaluate(
     from rich.progress import track
 
     from fpt_ros.core.errors import InvalidInputError
-    from fpt_ros.core.parts import DEFAULT_THRESHOLD_NATS
     from fpt_ros.core.predictor import MotionPredictor
     from fpt_ros.data.samples import ShardIndex, describe
     from fpt_ros.evaluate import cases, report
-    from fpt_ros.evaluate.runner import EvaluationSettings, load_samples
+    from fpt_ros.evaluate.runner import EvaluationSettings, load_samples, numbers_only
     from fpt_ros.evaluate.runner import evaluate as run
     from fpt_ros.weights import default_checkpoint
 
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out):
+        pass  # better now than after an hour
     checkpoint = checkpoint or default_checkpoint()
     predictor = MotionPredictor.from_checkpoint(checkpoint, device=device)
-    settings = EvaluationSettings(
-        poke_counts=poke_counts,
-        threshold_nats=DEFAULT_THRESHOLD_NATS if threshold_nats is None else threshold_nats,
-    )
+    settings = EvaluationSettings(poke_counts=poke_counts)
+    if threshold_nats is not None:
+        settings = replace(settings, threshold_nats=threshold_nats)
     index = ShardIndex.scan(data, split)
     if families:
         known = {view.family for view in index.views}
@@ -78,7 +81,17 @@ def evaluate(
         fewer = [replace(view, outcomes=view.outcomes[:outcomes]) for view in index.views]
         index = replace(index, views=fewer)
     progress = track(load_samples(index), total=index.n_outcomes, description="evaluating")
-    records = list(run(predictor, progress, settings))
+    records = []
+    stopped = False
+    try:
+        for record in numbers_only(run(predictor, progress, settings)):
+            records.append(record)  # noqa: PERF402  what there is stays when it is stopped
+    except KeyboardInterrupt:
+        per_sample = len(poke_counts) * (1 + len(settings.compare_with))
+        del records[len(records) - len(records) % per_sample :]
+        if not records:
+            raise
+        stopped = True
     facts = {
         "checkpoint": f"{checkpoint.name} ({predictor.model_id})",
         "data": f"{data}, split {split}, families {', '.join(families) or 'all'}",
@@ -86,6 +99,12 @@ def evaluate(
         "skipped": describe(index.skipped) or "nothing",
         "command": shlex.join(["fpt", *sys.argv[1:]]),
     }
+    if stopped:
+        n = len({record["key"] for record in records})
+        facts["stopped early"] = (
+            f"{n} of about {index.n_outcomes} samples were measured, family after family: these "
+            "are not the numbers of all"
+        )
     text = report.save(out, f"Evaluation on {split}", records, facts)
     Console().print(Markdown(text))
     best, worst = cases.best_and_worst(records)
@@ -93,3 +112,4 @@ def evaluate(
     pictures = cases.save(out, predictor, again, best, worst, settings.threshold_nats)
     names = ["report.md", "report.json", "report.png", *(each.name for each in pictures)]
     print(f"written into {out}: {', '.join(names)}")
+    return 130 if stopped else 0

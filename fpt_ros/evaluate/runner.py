@@ -256,3 +256,17 @@ def evaluate(
                 if not sample.camera_static:
                     row["iou_flow"] = float("nan")
                 yield row
+
+
+def numbers_only(records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The records; raises InvalidInputError at the first answer of the model that is no number.
+
+    Left out of the means, it would be the model alone that is spared its hardest samples.
+    """
+    for record in records:
+        if not (np.isfinite(record["epe_all_px"]) and np.isfinite(record.get("nll", 0.0))):
+            raise InvalidInputError(
+                f"the answer of the {record['method']} to sample {record['key']} at "
+                f"{record['pokes']} pokes holds NaN or infinity; such weights cannot be compared"
+            )
+        yield record

@@ -13,7 +13,14 @@ from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.mixture import GaussianMixture
 from fpt_ros.core.parts import DEFAULT_THRESHOLD_NATS
 from fpt_ros.evaluate import report
-from fpt_ros.evaluate.runner import MODEL, EvaluationSettings, TestSample, choose_pokes, evaluate
+from fpt_ros.evaluate.runner import (
+    MODEL,
+    EvaluationSettings,
+    TestSample,
+    choose_pokes,
+    evaluate,
+    numbers_only,
+)
 
 GRID, SIDE_PX = 8, 64
 STD_PX = 0.02 * SIDE_PX
@@ -235,6 +242,17 @@ def test_the_model_is_set_against_the_best_baseline_sample_by_sample():
     # mean of -3, -2 and -1; resampling two scenes gives s1 alone (-2.5) or s2 alone (-1) at worst
     assert "| EPE moving, px | better, EPE moving, px | -2.00 [-2.50, -1.00] |" in text
     assert "| IoU by KL | worse, IoU by flow | +0.500 [+0.500, +0.500] |" in text
+
+
+def test_an_answer_that_is_no_number_ends_the_comparison():
+    broken = sample("b")
+    flow = broken.flow.copy()
+    flow[2, 4] = np.nan  # what the model will say
+    settings = EvaluationSettings(poke_counts=(1,))
+    records = numbers_only(evaluate(Oracle(flow), [broken], settings))
+    with pytest.raises(InvalidInputError, match="model to sample b at 1 pokes holds NaN"):
+        list(records)
+    assert len(list(numbers_only(records_of(sample())))) == 3 * 8
 
 
 def test_nothing_to_measure_is_said():
