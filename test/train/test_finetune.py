@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -255,10 +256,9 @@ def world(toy, tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def config(world, tmp_path):
+def settings(world, out):
     return FineTuneConfig(
-        out=tmp_path / "out",
+        out=out,
         data=world / "recording",
         base=world / "base.safetensors",
         rehearsal=world / "synthetic",
@@ -271,9 +271,21 @@ def config(world, tmp_path):
     )
 
 
-def test_a_run_leaves_weights_report_and_verdict(config):
+@pytest.fixture
+def config(world, tmp_path):
+    return settings(world, tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def finished(world, tmp_path_factory):
+    """A whole run, and what it told of its progress."""
+    config = settings(world, tmp_path_factory.mktemp("finished") / "out")
     told = []
-    outcome = FineTuning(config, told.append).run()
+    return SimpleNamespace(config=config, outcome=FineTuning(config, told.append).run(), told=told)
+
+
+def test_a_run_leaves_weights_report_and_verdict(finished):
+    config, outcome, told = finished.config, finished.outcome, finished.told
     tuned = load_checkpoint(outcome.checkpoint)
     assert tuned.config == TINY
     assert (tuned.horizon_s, tuned.licence) == (1.0, "CC-BY-4.0")
@@ -310,10 +322,8 @@ def test_a_run_leaves_weights_report_and_verdict(config):
         FineTuning(config)
 
 
-def test_a_killed_run_ends_with_the_same_weights(config):
-    straight = FineTuning(config).run().checkpoint
-    killed = dataclasses.replace(config, out=config.out.with_name("killed"))
-    state = killed.out / "training" / "state.pt"
+def test_a_killed_run_ends_with_the_same_weights(finished, config):
+    state = config.out / "training" / "state.pt"
     # It saves its state at every step and stands still after some.
     code = """
 import dataclasses, sys, time
@@ -332,7 +342,7 @@ arguments = eval(sys.argv[1], vars(finetune_config) | {"PosixPath": Path})
 finetune.FineTuning(arguments).run()
 """
     process = subprocess.Popen(
-        [sys.executable, "-c", code, repr(killed)],
+        [sys.executable, "-c", code, repr(config)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         text=True,
@@ -341,9 +351,11 @@ finetune.FineTuning(arguments).run()
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert state.exists()
-    assert not (killed.out / "tuned.safetensors").exists()
-    resumed = FineTuning(dataclasses.replace(killed, resume=True)).run().checkpoint
-    first, second = (load_checkpoint(path).state_dict for path in (straight, resumed))
+    assert not (config.out / "tuned.safetensors").exists()
+    resumed = FineTuning(dataclasses.replace(config, resume=True)).run().checkpoint
+    first, second = (
+        load_checkpoint(path).state_dict for path in (finished.outcome.checkpoint, resumed)
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
