@@ -22,11 +22,16 @@ def _parameter(
     limits: tuple[float, float] | None = None,
     choices: tuple[str, ...] = (),
     live: bool = False,
+    read_only: bool = False,
 ) -> Any:
-    return field(
-        default=default,
-        metadata={"description": description, "limits": limits, "choices": choices, "live": live},
-    )
+    metadata = {
+        "description": description,
+        "limits": limits,
+        "choices": choices,
+        "live": live,
+        "read_only": read_only,
+    }
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class FineTuneSettings:
-    """Values of all parameters of the fine-tuning node. A goal takes those of its beginning."""
+    """Values of all parameters of the fine-tuning node. A goal takes those of its beginning.
+
+    Read-only ones describe the goal that the node begins with.
+    """
 
     output_dir: str = _parameter(
         "~/.ros/fpt_finetune",
@@ -212,12 +220,16 @@ class FineTuneSettings:
     )
     bag: str = _parameter(
         "",
-        "Recording to begin with when the node starts, as a goal would; empty = wait for goals.",
-        live=True,
+        "At start only: recording to begin with, as a goal would; empty = wait for goals.",
+        read_only=True,
     )
-    topic: str = _parameter("", "Image topic of `bag`; empty = every image topic.", live=True)
+    topic: str = _parameter(
+        "", "At start only: image topic of `bag`; empty = every image topic.", read_only=True
+    )
     promote: bool = _parameter(
-        False, "Let the predictor load what comes of `bag`, if it passes the gate.", live=True
+        False,
+        "At start only: let the predictor load what comes of `bag`, if it passes the gate.",
+        read_only=True,
     )
 
 
@@ -231,6 +243,7 @@ class Parameter:
     limits: tuple[float, float] | None
     choices: tuple[str, ...]
     live: bool
+    read_only: bool  # set when the node starts, or never
 
     def refusal(self, value: Any, *, configured: bool) -> str | None:
         """Say why the parameter cannot have this value now; None if it can.
@@ -250,7 +263,7 @@ class Parameter:
         if configured and not self.live:
             return (
                 f"{self.name} cannot change while the node holds a model; clean it up first "
-                "(ros2 lifecycle set <node> cleanup)"
+                "(ros2 lifecycle set <node> deactivate, then cleanup)"
             )
         return None
 
@@ -263,12 +276,13 @@ class Parameter:
         from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 
         constraints = [f"One of {', '.join(self.choices)}."] if self.choices else []
-        if not self.live:
+        if not (self.live or self.read_only):
             constraints.append("Changes only while the node is unconfigured.")
         result = ParameterDescriptor(
             name=self.name,
             description=self.description,
             additional_constraints=" ".join(constraints),
+            read_only=self.read_only,
             dynamic_typing=True,  # types are checked by `refusal`, which is kinder to `5`
         )
         if self.limits and isinstance(self.default, float):

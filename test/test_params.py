@@ -72,6 +72,8 @@ def test_descriptors_carry_ranges_and_constraints():
     qos = TABLE["image_qos"].descriptor()
     assert "sensor_data, reliable" in qos.additional_constraints
     assert "unconfigured" in qos.additional_constraints
+    read_only = {row.name for row in FINE_TUNE_TABLE.values() if row.descriptor().read_only}
+    assert read_only == {"bag", "topic", "promote"}
 
 
 def test_markdown_has_one_row_per_parameter():

@@ -315,7 +315,8 @@ class FineTuneNode(Node):
     def _check_parameters(self, parameters: Sequence[Parameter[Any]]) -> SetParametersResult:
         for parameter in parameters:
             row = FINE_TUNE_TABLE.get(parameter.name)
-            if row and (reason := row.refusal(parameter.value, configured=True)):
+            # rclpy itself refuses changes of the read-only ones.
+            if row and (reason := row.refusal(parameter.value, configured=False)):
                 return SetParametersResult(successful=False, reason=reason)
         return SetParametersResult(successful=True)
 

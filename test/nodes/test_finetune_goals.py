@@ -114,6 +114,14 @@ def desk(ros, tmp_path, monkeypatch):
     desk.close()
 
 
+def test_what_the_node_begins_with_does_not_change_later(desk):
+    (promote,) = desk.node.set_parameters([Parameter("promote", value=True)])
+    assert not promote.successful
+    assert "read-only" in promote.reason
+    (percent,) = desk.node.set_parameters([Parameter("forget_percent", value=2)])
+    assert percent.successful
+
+
 def test_a_cancelled_goal_stops_its_own_training_only(desk):
     desk.node.set_parameters([Parameter("horizon_s", value=0.4)])
     first = desk.send()
