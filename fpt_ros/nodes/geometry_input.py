@@ -9,6 +9,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from fpt_ros.convert import nanoseconds
+from fpt_ros.core.errors import InvalidInputError
 
 _TOLERANCE_NS = 50_000_000  # between the stamps of an image and its depth
 _HELD = 10
@@ -23,9 +24,11 @@ class GeometryInput:
         self._node = node
         self._depth_images: deque[Image] = deque(maxlen=_HELD)
         self._depth: Any = None
+        self._depth_topic = node.resolve_topic_name("depth")
         self._camera_info = node.create_subscription(
             CameraInfo, "camera_info", self._on_camera_info, qos_profile_sensor_data
         )
+        self.follow_depth(False)
 
     def close(self) -> None:
         """Unsubscribe."""
@@ -33,7 +36,8 @@ class GeometryInput:
         self._node.destroy_subscription(self._camera_info)
 
     def follow_depth(self, wanted: bool) -> None:
-        """Subscribe to `depth`, or stop: its images are large."""
+        """Subscribe to `depth`, or stop: its images are large. To be called now and then."""
+        self._depth_offered = self._node.count_publishers(self._depth_topic) > 0
         if wanted and self._depth is None:
             self._depth = self._node.create_subscription(
                 Image, "depth", self._on_depth, qos_profile_sensor_data
@@ -44,15 +48,29 @@ class GeometryInput:
             self._depth_images.clear()
 
     def depth_of(self, header: Header) -> Image | None:
-        """Return the depth that was taken with the image of this header; for any thread."""
+        """Return the depth that was taken with the image of this header; for any thread.
+
+        None where nobody publishes depth.
+
+        Raises:
+            InvalidInputError: there is depth, but not of that time.
+        """
         stamp_ns = nanoseconds(header.stamp)
 
         def distance_ns(depth: Image) -> int:
             return abs(nanoseconds(depth.header.stamp) - stamp_ns)
 
         nearest = min(self._depth_images.copy(), key=distance_ns, default=None)
-        if nearest is None or distance_ns(nearest) > _TOLERANCE_NS:
+        if nearest is None:
+            if self._depth_offered:
+                raise InvalidInputError(f"nothing has come yet on {self._depth_topic}")
             return None
+        if distance_ns(nearest) > _TOLERANCE_NS:
+            raise InvalidInputError(
+                f"the nearest image on {self._depth_topic} was taken "
+                f"{distance_ns(nearest) / 1e6:.0f} ms before or after the camera's; at most "
+                f"{_TOLERANCE_NS / 1e6:.0f} ms are allowed"
+            )
         return nearest
 
     def _on_camera_info(self, message: CameraInfo) -> None:

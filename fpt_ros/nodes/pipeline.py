@@ -44,7 +44,9 @@ class Surroundings:
     settings: Callable[[], Settings]
     listened_to: Callable[[], Collection[str]]  # outputs that somebody subscribes to
     camera: Callable[[], CameraInfo | None]
-    depth: Callable[[Header], Image | None]  # of the image with this header
+    # Of the image with this header; None where there is no depth camera. May raise
+    # InvalidInputError.
+    depth: Callable[[Header], Image | None]
     on_problem: Callable[[str, str], None]  # told a kind and a text
     check: Callable[[], None]  # raises if the answer is not waited for any more
 
@@ -165,14 +167,19 @@ class PredictorPipeline:
         if OVERLAY in wanted:
             picture = self._overlay(image, question, motion, mask)
             outputs[OVERLAY] = convert.map_to_msg(picture, header)
-        camera = self._surroundings.camera()
-        if POINTS in wanted and camera is not None:
-            depth = self._surroundings.depth(header)
+        if POINTS in wanted:
             try:
-                outputs[POINTS] = convert.cloud_to_msg(motion, score, header, camera, depth)
+                outputs[POINTS] = self._cloud(motion, score, header)
             except InvalidInputError as error:  # not the question's fault
                 self._surroundings.on_problem(f"no {POINTS}", str(error))
         return outputs
+
+    def _cloud(self, motion: Motion, score: NDArray[np.float32], header: Header) -> PointCloud2:
+        camera = self._surroundings.camera()
+        if camera is None:
+            raise InvalidInputError("nothing has come yet on camera_info")
+        depth = self._surroundings.depth(header)
+        return convert.cloud_to_msg(motion, score, header, camera, depth)
 
     def info(self, header: Header) -> ModelInfo:
         """Describe the model."""

@@ -63,6 +63,7 @@ class PredictorNode(LifecycleNode):
         self._deadlines: Any = None
         self._warned_s: dict[str, float] = {}
         self._problem = ""  # that kept the node from being configured
+        self._output_problem = ""  # that an output could not be made, since the last report
 
         self._outbox = Outbox(self)
         self._worker = Worker(self._settings, self._now_ns, self._warn)
@@ -72,7 +73,7 @@ class PredictorNode(LifecycleNode):
             listened_to=self._desk.listened_to,
             camera=self._camera,
             depth=self._depth_of,
-            on_problem=self._warn,
+            on_problem=self._on_output_problem,
             check=self._worker.check,
         )
         self._models = Models(self, self._worker, self._outbox, surroundings)
@@ -205,6 +206,10 @@ class PredictorNode(LifecycleNode):
             self._warned_s[kind] = now_s
             self.get_logger().warning(f"{kind}: {text}")
 
+    def _on_output_problem(self, kind: str, text: str) -> None:
+        self._output_problem = f"{kind}: {text}"
+        self._warn(kind, text)
+
     def _state(self) -> str:
         return str(self._state_machine.current_state[1])
 
@@ -249,6 +254,9 @@ class PredictorNode(LifecycleNode):
         if self.get_parameter("use_sim_time").value and not self._now_ns():
             warnings.append("use_sim_time is set, but nothing arrives on /clock")
         warnings += self._live_check.complaints()
+        if self._output_problem:
+            warnings.append(self._output_problem)
+            self._output_problem = ""
         if self._models.engine_problem:
             warnings.append(self._models.engine_problem)
         return Condition(

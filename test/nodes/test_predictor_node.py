@@ -438,8 +438,10 @@ def test_points_in_space(make_bench):
     bench = make_bench()
     clouds = bench.listen(PointCloud2, "predictor/motion_points")
     camera = bench.tester.create_publisher(CameraInfo, "camera_info", 10)
-    depth = bench.tester.create_publisher(Image, "depth", 10)
     bench.until(camera.get_subscription_count)
+    bench.until(
+        lambda: bench.send_image() and [m for m in bench.logs if "yet on camera_info" in m.msg]
+    )
     info = CameraInfo(width=64, height=48, k=[50.0, 0.0, 32.0, 0.0, 50.0, 24.0, 0.0, 0.0, 1.0])
     camera.publish(info)
     bench.until(lambda: bench.send_image() and clouds)
@@ -449,15 +451,22 @@ def test_points_in_space(make_bench):
 
     assert distances(clouds[-1]) == {1.0}
     assert clouds[-1].width == 64
-    bench.until(depth.get_subscription_count)  # only now that somebody listens
+    assert bench.tester.count_subscribers(f"{bench.namespace}/depth") == 1  # as somebody listens
+    depth = bench.tester.create_publisher(Image, "depth", 10)
+    bench.until(depth.get_subscription_count)
 
-    def with_depth():
-        header = bench.header()
-        depth.publish(convert.map_to_msg(np.full((48, 64), 2.5, np.float32), header))
-        bench.send_image(header=header)
-        return distances(clouds[-1]) == {2.5}
+    def with_depth(age_s):
+        depth.publish(convert.map_to_msg(np.full((48, 64), 2.5, np.float32), bench.header(age_s)))
+        return bench.send_image()
 
-    bench.until(with_depth)
+    # Depth of another time: no cloud, rather than one at a wrong distance.
+    late = "no motion_points: the nearest"
+    bench.until(lambda: with_depth(1.0) and late in bench.status().message)
+    clouds.clear()
+    bench.processed_image()
+    assert not clouds
+    bench.until(lambda: with_depth(0.0) and clouds)
+    assert distances(clouds[-1]) == {2.5}
     info.width = 65
     camera.publish(info)
     bench.until(lambda: bench.send_image() and [m for m in bench.logs if "camera_info" in m.msg])
