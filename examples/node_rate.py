@@ -8,6 +8,7 @@
 
 import argparse
 import array
+import os
 import time
 
 import numpy as np
@@ -16,6 +17,7 @@ from rclpy.qos import qos_profile_sensor_data
 from rclpy.time import Time
 from sensor_msgs.msg import Image
 
+from fpt_ros.dds import profile_environment
 from fpt_ros.msg import Poke, PokeArray
 
 _HEIGHT_PX, _WIDTH_PX = 480, 640
@@ -29,6 +31,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=10.0, help="pictures per second")
     parser.add_argument("--seconds", type=float, default=15.0)
     arguments = parser.parse_args()
+    os.environ.update(profile_environment(os.environ))  # or few pictures would arrive
     rclpy.init()
     node = rclpy.create_node("node_rate")
     camera = node.create_publisher(Image, "image", qos_profile_sensor_data)
