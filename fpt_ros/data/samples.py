@@ -11,12 +11,12 @@ system is the only cache, any sample is reached at once, and a resumed run sees 
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import logging
 import os
 import tarfile
-import zipfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,6 +127,15 @@ class ShardIndex:
     def n_outcomes(self) -> int:
         return sum(len(view.outcomes) for view in self.views)
 
+    def sha256(self) -> str:
+        """A digest of which samples there are, in which order, and how large their files."""
+        digest = hashlib.sha256()
+        for view in self.views:
+            for outcome in view.outcomes:
+                sizes = [outcome.spans[member][1] for member in MEMBERS]
+                digest.update(repr((view.family, view.scene_seed, outcome.key, sizes)).encode())
+        return digest.hexdigest()
+
     def take(self, n_views: int) -> ShardIndex:
         """About `n_views` views spread evenly over the whole index."""
         picks = np.unique(np.linspace(0, len(self.views) - 1, n_views).round().astype(int))
@@ -143,21 +152,27 @@ def _scan_shard(
 ) -> list[tuple[Outcome, tuple[str, int, int], float]]:
     """Every complete sample of a shard, with its view (family, scene seed, view) and horizon."""
     spans: dict[str, dict[str, tuple[int, int]]] = {}
-    size = shard.stat().st_size
+    found: list[tuple[Outcome, tuple[str, int, int], float]] = []
     try:
-        with tarfile.open(shard, "r:") as tar:
-            for member in tar:
-                key, _, extension = member.name.rpartition(".")
-                if not member.isfile() or extension not in MEMBERS:
-                    continue
-                if member.offset_data + member.size > size:
-                    raise tarfile.ReadError(f"{member.name} is cut off")
-                spans.setdefault(key, {})[extension] = (member.offset_data, member.size)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        skipped["damaged shard"] += 1
-        log.warning("%s is damaged (%s): using the %d samples before", shard, error, len(spans))
-    found = []
-    with shard.open("rb") as file:
+        file = shard.open("rb")
+    except OSError as error:
+        skipped["unreadable shard"] += 1
+        log.warning("%s cannot be read (%s)", shard, error)
+        return found
+    with file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for member in tar:
+                    key, _, extension = member.name.rpartition(".")
+                    if not member.isfile() or extension not in MEMBERS:
+                        continue
+                    if member.offset_data + member.size > size:
+                        raise tarfile.ReadError(f"{member.name} is cut off")
+                    spans.setdefault(key, {})[extension] = (member.offset_data, member.size)
+        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+            skipped["damaged shard"] += 1
+            log.warning("%s is damaged (%s): using the %d samples before", shard, error, len(spans))
         for key, members in spans.items():
             if len(members) < len(MEMBERS):
                 skipped["incomplete sample"] += 1
@@ -168,7 +183,7 @@ def _scan_shard(
                 static = bool(meta["camera_static"])
                 view_id = (str(meta["family"]), int(meta["scene_seed"]), int(meta["view"]))
                 horizon_s = float(meta["horizon_s"][-1])
-            except (ValueError, KeyError, TypeError, IndexError) as error:
+            except (ValueError, LookupError, TypeError, OverflowError, OSError) as error:
                 skipped["foreign or damaged json"] += 1
                 log.debug("%s:%s.json: %r", shard, key, error)
                 continue
@@ -189,7 +204,10 @@ class ShardReader:
     def image(self, outcome: Outcome) -> np.ndarray:
         """The first image, uint8 [S, S, 3] RGB. Raises BadSampleError."""
         data = np.frombuffer(self._read(outcome, "jpg"), np.uint8)
-        bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+        try:
+            bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+        except cv2.error:  # a damaged header may announce any size
+            bgr = None
         if bgr is None or bgr.shape[0] != bgr.shape[1]:
             raise BadSampleError(f"{outcome.shard}:{outcome.key}.jpg: not a square image")
         return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
@@ -202,15 +220,17 @@ class ShardReader:
         `min_motion` (unit-square units): a sample whose longest displacement stays below is still.
         """
         where = f"{outcome.shard}:{outcome.key}.npz"
+        content = self._read(outcome, "npz")
         try:
-            with np.load(io.BytesIO(self._read(outcome, "npz")), allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 flow = arrays["flow"][-1].astype(np.float32)
                 part = arrays["part"].astype(np.int16)
                 known = arrays["valid"][-1] if "valid" in arrays else np.True_
                 valid = np.broadcast_to(known.astype(bool), flow.shape[:-1])
-        except (ValueError, KeyError, IndexError, OSError, zipfile.BadZipFile) as error:
-            raise BadSampleError(f"{where}: unreadable ({error})") from error
-        if flow.ndim != 3 or flow.shape != (*part.shape, 2) or part.shape[0] != part.shape[1]:
+        except Exception as error:  # zip files and array headers fail in many ways when damaged
+            raise BadSampleError(f"{where}: unreadable ({error!r})") from error
+        grid = len(part) if part.ndim else 0
+        if grid == 0 or part.shape != (grid, grid) or flow.shape != (grid, grid, 2):
             raise BadSampleError(f"{where}: flow {flow.shape} and part {part.shape} do not fit")
         flow = np.where(valid[..., None], flow, np.float32(0))
         if not np.isfinite(flow).all():
@@ -220,14 +240,18 @@ class ShardReader:
         return Motion(flow, part, valid, outcome.camera_static)
 
     def _read(self, outcome: Outcome, member: str) -> bytes:
-        descriptor = self._descriptors.pop(outcome.shard, None)
-        if descriptor is None:
-            descriptor = os.open(outcome.shard, os.O_RDONLY)
-            if len(self._descriptors) == _MAX_OPEN:
-                os.close(self._descriptors.pop(next(iter(self._descriptors))))
-        self._descriptors[outcome.shard] = descriptor
         offset, length = outcome.spans[member]
-        return os.pread(descriptor, length, offset)
+        try:
+            descriptor = self._descriptors.pop(outcome.shard, None)
+            if descriptor is None:
+                descriptor = os.open(outcome.shard, os.O_RDONLY)
+                if len(self._descriptors) == _MAX_OPEN:
+                    os.close(self._descriptors.pop(next(iter(self._descriptors))))
+            self._descriptors[outcome.shard] = descriptor
+            return os.pread(descriptor, length, offset)
+        except OSError as error:
+            where = f"{outcome.shard}:{outcome.key}.{member}"
+            raise BadSampleError(f"{where}: unreadable ({error})") from error
 
 
 def cell_centres(n: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,9 @@ def new_shard(path: Path) -> Iterator[tarfile.TarFile]:
 def remove_stale(folder: Path, split: str) -> None:
     """Remove what killed processes have left of the split's shards."""
     for stale in folder.glob(f".{split}-*.tar.*"):
-        if not _alive(int(stale.suffix[1:])):
+        # Files of editors and of copying programs look alike.
+        process = re.fullmatch(r"\.([0-9]{1,7})", stale.suffix)
+        if process and not _alive(int(process[1])):
             stale.unlink(missing_ok=True)
 
 

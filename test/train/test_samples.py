@@ -1,13 +1,23 @@
 """Shards in, samples out; damaged ones are skipped and named."""
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fpt_ros.core.errors import InvalidInputError
-from fpt_ros.data.samples import BadSampleError, ShardIndex, ShardReader, cell_centres
+from fpt_ros.data.samples import (
+    BadSampleError,
+    Outcome,
+    ShardIndex,
+    ShardReader,
+    cell_centres,
+)
+from fpt_ros.data.tarfiles import remove_stale
 
 
 def test_reads_back_what_was_written(toy, tmp_path):
@@ -121,6 +131,76 @@ def test_damaged_members_are_named(toy, tmp_path, jpg):
         ShardReader().motion(view.outcomes[0], 0.005)
     with pytest.raises(BadSampleError, match="square image"):
         ShardReader().image(view.outcomes[0])
+
+
+def test_any_damage_to_an_array_is_a_bad_sample(tmp_path):
+    """One to three flipped bits anywhere, in arrays that are compressed and that are not."""
+    rng = np.random.default_rng(0)
+    shard, spans, content = tmp_path / "shard", [], b""
+    arrays = {"flow": np.full((2, 16, 16, 2), 0.1), "part": np.eye(16, dtype=np.int16)}
+    for case in range(400):
+        file = io.BytesIO()
+        (np.savez, np.savez_compressed)[case % 2](file, **arrays)
+        damaged = bytearray(file.getvalue())
+        for place in rng.integers(len(damaged), size=rng.integers(1, 4)):
+            damaged[place] ^= 1 << rng.integers(8)
+        spans.append((len(content), len(damaged)))
+        content += damaged
+    shard.write_bytes(content)
+    reader = ShardReader()
+
+    def fails(number, span):
+        try:
+            reader.motion(Outcome(shard, str(number), {"npz": span}, True), 0.005)
+        except BadSampleError as error:
+            return f"{shard}:{number}.npz" in str(error)
+        return False
+
+    assert sum(fails(*each) for each in enumerate(spans)) > 200
+
+
+def test_arrays_without_cells_are_a_bad_sample(toy, tmp_path):
+    nothing = {"flow": np.zeros((1, 0, 0, 2)), "part": np.zeros((0, 0), np.int16)}
+    files = toy.members(np.random.default_rng(0), 0, 0, **nothing)
+    toy.write_shard(tmp_path / "train-00000.tar", {"odd": files})
+    (view,) = ShardIndex.scan(tmp_path, "train").views
+    with pytest.raises(BadSampleError, match="do not fit"):
+        ShardReader().motion(view.outcomes[0], 0.0)
+
+
+def test_shards_that_cannot_be_opened_are_left_out(toy, tmp_path, caplog):
+    files = toy.members(np.random.default_rng(0), 0, 0)
+    gone = toy.write_shard(tmp_path / "train-00000.tar", {"good": files})
+    (tmp_path / "train-00001.tar").mkdir()
+    (tmp_path / "train-00002.tar").symlink_to(tmp_path / "nowhere")
+    index = ShardIndex.scan(tmp_path, "train")
+    assert index.skipped["unreadable shard"] == 2
+    assert "train-00002.tar cannot be read" in caplog.text
+    gone.unlink()
+    outcome = index.views[0].outcomes[0]
+    with pytest.raises(BadSampleError, match=r"good\.npz: unreadable"):
+        ShardReader().motion(outcome, 0.0)
+    with pytest.raises(BadSampleError, match=r"good\.jpg: unreadable"):
+        ShardReader().image(outcome)
+
+
+def test_only_what_a_killed_process_left_is_removed(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    stale = tmp_path / f".train-00000.tar.{ended.pid}"
+    others = [
+        tmp_path / f".{name}"
+        for name in (
+            "train-00000.tar.swp",
+            f"train-00000.tar.{os.getpid()}",
+            "train-00000.tar.20261121120000",
+            f"val-00000.tar.{ended.pid}",
+        )
+    ]
+    for path in (stale, *others):
+        path.touch()
+    remove_stale(tmp_path, "train")
+    assert sorted(tmp_path.iterdir()) == sorted(others)
 
 
 def test_motion_that_is_not_known_may_be_anything(toy, tmp_path):
