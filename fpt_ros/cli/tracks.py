@@ -52,11 +52,14 @@ def tracks(
     from rich.markdown import Markdown
     from rich.progress import Progress
 
+    from fpt_ros.core.errors import InvalidInputError
     from fpt_ros.data.clips import make_shards
     from fpt_ros.data.clips_report import save_report
     from fpt_ros.data.tracks.choice import choose_tracker
     from fpt_ros.data.windows import ClipSettings
 
+    if not sources:
+        raise InvalidInputError("name bags, videos, or folders of them or of images")
     settings = ClipSettings(
         _horizon_of(base) if horizon_s is None else horizon_s, stride_s, image_px, grid, test
     )

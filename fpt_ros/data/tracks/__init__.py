@@ -52,7 +52,7 @@ class PointTracker(Protocol):
 def one_opencv_thread() -> Iterator[None]:
     """Keep OpenCV to one thread, as is right for work in the background.
 
-    Its threads give way while they wait for one another: on a busy machine hardly anything happens.
+    Otherwise it starts one for each core, beside whatever is at work there.
     """
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
