@@ -9,7 +9,8 @@ import numpy as np
 
 from fpt_ros.bags import BagError, BagReader, BagTopic, typestore_for
 from fpt_ros.core.errors import InvalidInputError
-from fpt_ros.data.footage import IMAGE_TYPES, decoded_image, short_reason
+from fpt_ros.data.footage import IMAGE_TYPES, decoded_image
+from fpt_ros.data.frames import short_reason
 
 CAMERA_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
 _GAP = 3.0  # times the usual interval

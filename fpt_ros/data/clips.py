@@ -23,11 +23,12 @@ import numpy as np
 
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.data.blocks import Block, plan_blocks, together
-from fpt_ros.data.footage import Footage, Frame, find_sources, open_footage
+from fpt_ros.data.footage import find_sources, open_footage, repeats
+from fpt_ros.data.frames import Footage, Frame
 from fpt_ros.data.tarfiles import add_file, jpeg, new_shard, npz, remove_stale
 from fpt_ros.data.tracks import PointTracker, one_opencv_thread
 from fpt_ros.data.tracks.classical import ClassicalTracker
-from fpt_ros.data.windows import ClipSample, ClipSettings, clip_samples
+from fpt_ros.data.windows import MAX_HORIZON_ERROR, ClipSample, ClipSettings, clip_samples
 
 log = logging.getLogger(__name__)
 
@@ -201,15 +202,42 @@ def _plan_units(footage: Sequence[Footage], settings: ClipSettings) -> list[_Uni
         max(offset_s + f.duration_s for offset_s, f in zip(offsets, cameras, strict=True))
         for offsets, cameras in zip(offsets_s, recordings, strict=True)
     ]
+    new_from_s = [
+        _new_from_s(cameras, offsets, settings.horizon_s)
+        for cameras, offsets in zip(recordings, offsets_s, strict=True)
+    ]
     units = []
     for block in plan_blocks(durations_s, settings.horizon_s, settings.test):
-        cameras = zip(offsets_s[block.recording], recordings[block.recording], strict=True)
-        for offset_s, each in cameras:
-            start_s = max(0.0, block.start_s - offset_s)
+        cameras = zip(
+            offsets_s[block.recording],
+            new_from_s[block.recording],
+            recordings[block.recording],
+            strict=True,
+        )
+        for offset_s, new_s, each in cameras:
+            start_s = max(new_s, block.start_s - offset_s)
             stop_s = min(each.duration_s, block.stop_s - offset_s)
             if start_s < stop_s:
                 units.append(_Unit(block, each, start_s, stop_s))
     return units
+
+
+def _new_from_s(
+    cameras: Sequence[Footage], offsets_s: Sequence[float], horizon_s: float
+) -> list[float]:
+    """From when on each footage of a recording gives samples that no other has given, s.
+
+    Bags of one camera may overlap, as hard cases do. Where one has ended, less the horizon that its
+    last samples span, the next one goes on.
+    """
+    new_s = [0.0] * len(cameras)
+    order = sorted(range(len(cameras)), key=lambda i: offsets_s[i])
+    for place, i in enumerate(order):
+        for j in order[:place]:
+            left_s = offsets_s[j] + cameras[j].duration_s - offsets_s[i]
+            if left_s > 0 and repeats(cameras[i], cameras[j]):
+                new_s[i] = max(new_s[i], left_s - horizon_s * (1 - MAX_HORIZON_ERROR))
+    return new_s
 
 
 def _write_block(

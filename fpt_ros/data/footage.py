@@ -6,13 +6,11 @@ one, and any stretch of it can be read alone. What cannot be used is counted, no
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,50 +19,16 @@ from rosbags.typesys.store import Typestore
 from fpt_ros.bag_files import is_storage_file
 from fpt_ros.bags import BagError, BagReader, BagTopic, typestore_for
 from fpt_ros.core.errors import InvalidInputError
-from fpt_ros.images import MAX_COMPRESSED_PIXELS, image_to_rgb, picture_to_rgb
+from fpt_ros.data.frames import Footage, Frame, short_reason
+from fpt_ros.data.videos import PICTURE_SUFFIXES, VIDEO_SUFFIXES, PictureFolder, VideoFile
+from fpt_ros.images import image_to_rgb
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
-PICTURE_SUFFIXES = {".jpeg", ".jpg", ".png"}
-VIDEO_SUFFIXES = {".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
 
 # Header stamps and times of recording may drift apart, but not by this much between two images.
 MAX_STAMP_JUMP_S = 0.5
 
 _MAX_OPEN_BAGS = 4
-_MAX_PICTURE_BYTES = 4 * MAX_COMPRESSED_PIXELS
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One image.
-
-    `time_s` is its stamp, `recorded_s` when it was recorded, both counted from the beginning of its
-    footage. `follows` is False when time does not go on from the frame before: a stamp is missing
-    or jumps.
-    """
-
-    time_s: float
-    recorded_s: float
-    follows: bool
-    rgb: NDArray[np.uint8]  # [H, W, 3]
-
-
-class Footage(Protocol):
-    """One camera's images of one recording.
-
-    No other footage that was opened with it has the same `name`. `start_ns` is when the recording
-    began, on a clock that it shares with others; None where that is not known. `duration_s` is the
-    recording's. `damages` says what cannot be read of it.
-    """
-
-    name: str
-    start_ns: int | None
-    duration_s: float
-    damages: Sequence[str]
-
-    def frames(self, start_s: float, stop_s: float, skipped: Counter[str]) -> Iterator[Frame]:
-        """Frames recorded in [start_s, stop_s); `skipped` counts the unusable ones by reason."""
-        ...
 
 
 def find_sources(given: Sequence[Path]) -> list[Path]:
@@ -261,6 +225,28 @@ class BagFootage:
             time_s, recorded_s = ((t - origin_ns) * 1e-9 for t in before)
             yield Frame(time_s, recorded_s, follows, rgb)
 
+    def first_message(self, start_ns: int | None = None) -> tuple[int, bytes] | None:
+        """Time of recording (ns) and content of the first message, recorded at start_ns or later.
+
+        Raises BagError when it cannot be read.
+        """
+        found = self._bags.reader(self._path).messages({self._topic.name}, start_ns)
+        return next(((time_ns, cdr) for _, time_ns, cdr in found), None)
+
+
+def repeats(later: Footage, earlier: Footage) -> bool:
+    """Whether the first image of footage is in other footage too: both are of one camera.
+
+    Images recorded at the same time by cameras of one name, on two robots, are not the same.
+    """
+    if not isinstance(later, BagFootage) or not isinstance(earlier, BagFootage):
+        return False
+    try:
+        first = later.first_message()
+        return first is not None and earlier.first_message(first[0]) == first
+    except BagError:
+        return False
+
 
 def decoded_image(types: Typestore, type_name: str, cdr: bytes) -> tuple[NDArray[np.uint8], int]:
     """RGB [H, W, 3] and header stamp (ns; 0 = not set) of a serialised image.
@@ -276,113 +262,3 @@ def decoded_image(types: Typestore, type_name: str, cdr: bytes) -> tuple[NDArray
         raise
     except Exception as error:  # the parser meets untrusted bytes and raises many types
         raise InvalidInputError(f"no message of its type: {error or type(error)}") from error
-
-
-def short_reason(error: Exception) -> str:
-    """The reason without its numbers, so that equal ones are counted together."""
-    return re.sub(r"\d+", "N", str(error) or type(error).__name__)[:80]
-
-
-class VideoFile:
-    """A video that FFmpeg reads.
-
-    Raises:
-        InvalidInputError: it cannot be opened, holds no pictures, or too large ones.
-    """
-
-    start_ns: int | None = None
-    damages: Sequence[str] = ()
-
-    def __init__(self, name: str, path: Path) -> None:
-        import av
-
-        self.name = name
-        self._path = path
-        try:
-            with av.open(str(path)) as video:
-                stream = video.streams.video[0]
-                times = [
-                    float(packet.pts * stream.time_base)
-                    for packet in video.demux(stream)
-                    if packet.pts is not None and stream.time_base is not None
-                ]
-                rate = stream.average_rate or stream.guessed_rate
-                width, height = stream.codec_context.width, stream.codec_context.height
-        except (av.FFmpegError, OSError, IndexError, ValueError) as error:
-            raise InvalidInputError(f"{path} is no video that can be read: {error}") from error
-        if not times:
-            raise InvalidInputError(f"{path} holds no pictures")
-        if width * height > MAX_COMPRESSED_PIXELS:
-            raise InvalidInputError(
-                f"{path} claims pictures of {width} x {height} px; up to {MAX_COMPRESSED_PIXELS} "
-                "px are accepted"
-            )
-        self._first_s = min(times)
-        self.duration_s = max(times) - self._first_s + (1 / float(rate) if rate else 0.0)
-
-    def frames(self, start_s: float, stop_s: float, skipped: Counter[str]) -> Iterator[Frame]:
-        """See Footage."""
-        import av
-
-        with av.open(str(self._path)) as video:
-            stream = video.streams.video[0]
-            assert stream.time_base is not None
-            # Pictures may grow on the way: FFmpeg refuses them before it allocates anything.
-            stream.codec_context.options = {"max_pixels": str(MAX_COMPRESSED_PIXELS)}
-            if start_s > 1:
-                try:
-                    video.seek(round((start_s + self._first_s) / stream.time_base), stream=stream)
-                except av.FFmpegError:  # some formats cannot: read from the beginning
-                    video.seek(0)
-            before_s = -np.inf
-            for packet in video.demux(stream):
-                try:
-                    pictures = packet.decode()
-                except av.FFmpegError:
-                    skipped["undecodable picture"] += 1
-                    continue
-                for picture in pictures:
-                    if picture.pts is None:
-                        skipped["picture without a time"] += 1
-                        continue
-                    time_s = float(picture.pts * stream.time_base) - self._first_s
-                    if time_s >= stop_s:
-                        return
-                    if time_s < start_s:
-                        continue
-                    follows, before_s = time_s > before_s, time_s
-                    yield Frame(time_s, time_s, follows, picture.to_ndarray(format="rgb24"))
-
-
-class PictureFolder:
-    """A folder of JPEG and PNG images in the order of the numbers in their names."""
-
-    start_ns: int | None = None
-    damages: Sequence[str] = ()
-
-    def __init__(self, name: str, path: Path, rate_hz: float) -> None:
-        self.name = name
-        files = [file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES]
-        self._files = sorted(files, key=_natural_order)
-        self._rate_hz = rate_hz
-        self.duration_s = len(files) / rate_hz
-
-    def frames(self, start_s: float, stop_s: float, skipped: Counter[str]) -> Iterator[Frame]:
-        """See Footage."""
-        first, stop = (int(np.ceil(t * self._rate_hz - 1e-6)) for t in (start_s, stop_s))
-        for number, file in enumerate(self._files[first:stop], first):
-            try:
-                if file.stat().st_size > _MAX_PICTURE_BYTES:
-                    raise InvalidInputError("the file is too large")
-                rgb = picture_to_rgb(file.read_bytes())
-            except (InvalidInputError, OSError) as error:
-                skipped[f"undecodable image ({short_reason(error)})"] += 1
-                continue
-            time_s = number / self._rate_hz
-            yield Frame(time_s, time_s, True, rgb)
-
-
-def _natural_order(file: Path) -> list[tuple[bool, int, str]]:
-    """Sort img2 before img10."""
-    parts = re.split(r"(\d+)", file.name)
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]

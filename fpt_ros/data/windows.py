@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.geometry import CropTransform
-from fpt_ros.data.footage import Frame
+from fpt_ros.data.frames import Frame
 from fpt_ros.data.samples import MOVING, cell_centres
 from fpt_ros.data.tracks import TRACK_SIDE_PX, PointTracker
 from fpt_ros.data.tracks.change import change_limit, changed, is_cut, thumbnail
@@ -22,7 +22,8 @@ STATIC_SHARE = 0.4
 """The camera is static when more than this share of the points does not move (the paper's rule)."""
 
 MAX_RATE_HZ = 30.0  # frames beyond are left out: the steps between them are small enough
-_MAX_HORIZON_ERROR = 0.1
+MAX_HORIZON_ERROR = 0.1
+"""How far, as a share of it, the time of a motion may be from the horizon."""
 _MAX_GAP = 2.5  # times the usual interval of frames
 _MIN_MOVING = 0.004  # share of all points
 _MIN_KEPT = 0.3  # share of all points
@@ -101,7 +102,7 @@ def clip_samples(
             continue
         window.append(view)
         while window and view.time_s >= window[0].time_s + settings.horizon_s * (
-            1 - 0.5 * _MAX_HORIZON_ERROR
+            1 - 0.5 * MAX_HORIZON_ERROR
         ):
             if window[0].time_s >= next_start_s:
                 next_start_s = window[0].time_s + settings.stride_s * 0.999
@@ -175,7 +176,7 @@ def _sample(
     since_s = np.array([view.time_s - window[0].time_s for view in window])
     later = [int(np.abs(since_s - horizon_s).argmin()) for horizon_s in settings.horizons_s]
     error_s = abs(since_s[later[-1]] - settings.horizon_s)
-    if not 0 < later[0] < later[-1] or error_s > _MAX_HORIZON_ERROR * settings.horizon_s:
+    if not 0 < later[0] < later[-1] or error_s > MAX_HORIZON_ERROR * settings.horizon_s:
         dropped["images too far apart for the horizon"] += 1
         return None
     first, last = (to_grey(window[i].rgb) for i in (0, later[-1]))

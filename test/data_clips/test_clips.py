@@ -13,7 +13,7 @@ from fpt_ros.cli import main
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.data.clips import make_shards
 from fpt_ros.data.clips_report import save_report
-from fpt_ros.data.footage import Frame
+from fpt_ros.data.frames import Frame
 from fpt_ros.data.samples import ShardIndex, ShardReader
 from fpt_ros.data.tracks import Tracks
 from fpt_ros.data.windows import ClipSettings, clip_samples

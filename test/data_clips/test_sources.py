@@ -124,6 +124,26 @@ def test_what_overlapping_recordings_show_is_never_in_two_splits(tmp_path, clips
     assert apart_s >= 2 * SETTINGS.horizon_s - 0.1
 
 
+def test_what_overlapping_bags_of_one_camera_show_gives_samples_once(tmp_path, clips):
+    messages = clips.camera_messages(clips.sliding_square(90))
+    pieces = {"a": (0, 30), "b": (21, 51), "c": (27, 60), "d": (27, 60), "e": (55, 90)}
+    for name, (first, stop) in pieces.items():
+        clips.write_bag(tmp_path / "cases" / name, messages[first:stop])
+    settings = ClipSettings(horizon_s=0.5, stride_s=0.1, image_px=64, grid=16)
+    make_shards([tmp_path / "cases"], [], tmp_path / "out", settings, Teller())
+    ledgers = map(json.loads, map(Path.read_text, (tmp_path / "out" / "blocks").iterdir()))
+    firsts = sorted(
+        pieces[about["family"][0]][0] + round(10 * about["time_s"])
+        for ledger in ledgers
+        for about in ledger["samples"]
+    )
+    assert firsts == sorted(set(firsts))
+    clips.write_bag(tmp_path / "whole", messages)
+    assert len(firsts) > 0.8 * sum(
+        make_shards([tmp_path / "whole"], [], tmp_path / "w", settings, Teller()).samples.values()
+    )
+
+
 def test_work_goes_on_with_the_recordings_it_began_with(tmp_path, clips, caplog):
     bags, out, again = tmp_path / "bags", tmp_path / "out", Teller()
     write_bag(clips, bags / "monday")
@@ -204,9 +224,41 @@ def test_videos_with_too_large_pictures_are_refused(tmp_path, clips, monkeypatch
             film.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         film.mux(stream.encode())
     with open_footage([tmp_path / "film.mp4"]) as (footage,):
-        monkeypatch.setattr("fpt_ros.data.footage.MAX_COMPRESSED_PIXELS", 100 * 100)
+        monkeypatch.setattr("fpt_ros.data.videos.MAX_COMPRESSED_PIXELS", 100 * 100)
+        monkeypatch.setattr("fpt_ros.data.videos._VIDEO_OPTIONS", {"max_pixels": str(100 * 100)})
         skipped = Counter()
         assert list(footage.frames(0, 9, skipped)) == []  # grown since it was opened
         assert skipped["undecodable picture"] > 0
     with pytest.raises(InvalidInputError, match="160 x 160 px"), open_footage([tmp_path]):
         pass
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_pictures_come_in_order_also_where_a_video_confuses_its_times(tmp_path, clips, swapped):
+    """Pictures that refer to later ones, whose times of showing were lost in copying."""
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "film.mp4"), "w") as film:
+        stream = film.add_stream("libx264", rate=10, options={"bf": "3", "crf": "15"})
+        stream.width = stream.height = clips.SIDE_PX
+        packets = []
+        for picture in clips.sliding_square(40, step_px=2):
+            packets += stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24"))
+        packets += stream.encode()
+        assert [p.pts for p in packets] != sorted(p.pts for p in packets)
+        packets_begin = packets[0].dts  # below zero
+        for packet in packets:
+            if swapped:
+                packet.dts -= packets_begin
+                packet.pts = packet.dts
+            film.mux(packet)
+    skipped = Counter()
+    with open_footage([tmp_path / "film.mp4"]) as (footage,):
+        frames = list(footage.frames(0, 9, skipped))
+    steps_s = np.diff([frame.time_s for frame in frames])
+    assert (np.abs(steps_s - 0.1) < 1e-3).sum() >= len(steps_s) - swapped
+    assert all(frame.follows for frame in frames)
+    assert set(skipped) <= {"picture without a time"}  # the last ones, of which no more is known
+    assert len(frames) + sum(skipped.values()) == 40
+    assert len(frames) >= 37
+    for frame, picture in zip(frames, clips.sliding_square(40, step_px=2), strict=False):
+        assert np.abs(frame.rgb.astype(int) - picture).mean() < 12
