@@ -6,27 +6,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fpt_ros.bench import counts
-from fpt_ros.core.config import (
-    FPT_SMALL,
-    DinoEncoderConfig,
-    HeadConfig,
-    ModelConfig,
-    TransformerConfig,
-)
 from fpt_ros.core.engine import TorchEngine
 from fpt_ros.core.joint import sample_jointly, step_slices
-from fpt_ros.core.model import FlowPokeModel
-
-PUBLISHED = ModelConfig(
-    DinoEncoderConfig(input_px=56, width=48, depth=2, heads=3),
-    TransformerConfig(width=64, depth=2, d_head=16, ff_expand=3),
-    HeadConfig(n_components=4),
-)
-
-
-@pytest.fixture(scope="module", params=[PUBLISHED, FPT_SMALL], ids=["published layout", "small"])
-def model(request):
-    return FlowPokeModel(request.param).eval()
 
 
 def counted(run):
