@@ -7,6 +7,11 @@ import time
 from pathlib import Path
 from typing import Literal
 
+# Enough shards for several processes, however few samples; the number of processes must not count,
+# for the bytes depend on the size of the shards.
+_FEWEST_SHARDS = 8
+_LARGEST_SHARD = 512
+
 
 def scenes(
     out: Path,
@@ -14,7 +19,7 @@ def scenes(
     count: int = 2048,
     seed: int = 0,
     workers: int = 2,
-    samples_per_shard: int = 512,
+    samples_per_shard: int | None = None,
     image_px: int = 192,
     grid: int = 64,
     views: int = 6,
@@ -30,7 +35,8 @@ def scenes(
         count: How many samples there should be in the end (rounded up to whole shards).
         seed: Seed; the same seed gives the same bytes, whatever the number of workers.
         workers: Processes; about one per core.
-        samples_per_shard: Samples per tar file.
+        samples_per_shard: Samples per tar file; default: as in the folder, in a new one an eighth
+            of the count, at most 512.
         image_px: Side of the square pictures.
         grid: Points per side at which the motion is known.
         views: Pictures per scene.
@@ -49,11 +55,14 @@ def scenes(
     from fpt_ros.core.errors import InvalidInputError
     from fpt_ros.data import contact_sheet
     from fpt_ros.data.scenes.generate import SceneSettings
-    from fpt_ros.data.shards import ShardPlan, write_shards
+    from fpt_ros.data.shards import ShardPlan, known_facts, write_shards
 
     if count < 1 or workers < 1:
         raise InvalidInputError("count and workers must be at least 1")
     settings = SceneSettings(image_px=image_px, grid=grid, views=views, outcomes=outcomes)
+    if samples_per_shard is None:
+        default = min(_LARGEST_SHARD, -(-count // _FEWEST_SHARDS))
+        samples_per_shard = int(known_facts(out, split).get("samples_per_shard", default))
     plan = ShardPlan(out, split, seed, samples_per_shard, settings)
     shards = -(-count // samples_per_shard)
     there = sum(plan.path(n).exists() for n in range(shards)) * samples_per_shard

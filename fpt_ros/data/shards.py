@@ -2,12 +2,14 @@
 
 One sample is three files in the tar: `<key>.jpg` (first picture), `<key>.npz` (flow, visible,
 part, depth) and `<key>.json` (facts). The bytes of a shard depend on its split, its number, the
-seed and the settings alone, not on how many processes write or how often they were stopped.
+seed and the settings alone, not on how many processes write or how often they were stopped. What
+they also depend on is the world and the software that drew it: `<split>.json` tells which.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import tarfile
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import mujoco
 import numpy as np
 
 from fpt_ros.core.errors import InvalidInputError
@@ -30,9 +33,14 @@ from fpt_ros.data.scenes.generate import (
     family_for,
     samples,
 )
+from fpt_ros.data.scenes.render import gl_renderer
 from fpt_ros.data.tarfiles import add_file, jpeg, new_shard, npz, remove_stale
 
+log = logging.getLogger(__name__)
+
 FORMAT = 1
+WORLD = 1
+"""Counts the changes after which a seed gives other samples: families, looks, motion, chances."""
 _REPORT_EVERY = 16
 
 
@@ -66,6 +74,15 @@ class ShardPlan:
             "seed": self.seed,
             "samples_per_shard": self.samples_per_shard,
             **describe(self.settings),
+        }
+
+    def made_with(self) -> dict[str, Any]:
+        """What else the bytes depend on, JSON-ready. Raises RenderError without OpenGL."""
+        return {
+            "world": WORLD,
+            "mujoco": mujoco.__version__,
+            "opencv": cv2.__version__,
+            "gl_renderer": gl_renderer(),
         }
 
 
@@ -103,13 +120,14 @@ def write_shard(plan: ShardPlan, number: int) -> Iterator[int]:
 def write_shards(plan: ShardPlan, shards: int, workers: int = 1) -> Iterator[int]:
     """Write those of shards 0 .. shards - 1 that are missing; yield samples as they are done.
 
-    Raises InvalidInputError when the folder holds shards made with other settings, OSError when
-    the disk is full, BrokenProcessPool when a worker was killed; whole shards stay in any case.
+    Raises InvalidInputError when the folder holds shards made with other settings, another world
+    or another MuJoCo, OSError when the disk is full, BrokenProcessPool when a worker was killed;
+    whole shards stay in any case.
     """
     plan.out.mkdir(parents=True, exist_ok=True)
-    _check_facts(plan)
-    remove_stale(plan.out, plan.split)
     missing = [number for number in range(shards) if not plan.path(number).exists()]
+    _check_facts(plan, complete=not missing)
+    remove_stale(plan.out, plan.split)
     if workers == 1:
         for number in missing:
             yield from write_shard(plan, number)
@@ -148,22 +166,48 @@ def _write_in_worker(plan: ShardPlan, number: int) -> int:
     return count % _REPORT_EVERY
 
 
-def _check_facts(plan: ShardPlan) -> None:
-    """Remember the settings beside the shards, and refuse to mix others with them."""
+def known_facts(folder: Path, split: str) -> dict[str, Any]:
+    """What the folder says of the shards of a split; empty where there are none yet.
+
+    Raises InvalidInputError if that file is damaged.
+    """
+    path = folder / f"{split}.json"
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise InvalidInputError(f"{path} is damaged ({error}); use another folder") from error
+
+
+def _check_facts(plan: ShardPlan, complete: bool) -> None:
+    """Remember the settings beside the shards, and refuse to mix others with them.
+
+    Nor are shards of another world or physics added to those that are there.
+    """
     path = plan.out / f"{plan.split}.json"
-    facts = plan.facts()
-    if path.exists():
-        known = json.loads(path.read_text())
-        different = sorted(k for k in facts if known.get(k) != facts[k])
-        if different:
-            raise InvalidInputError(
-                f"{path} was made with other settings ({', '.join(different)}); "
-                "use those, or another folder"
-            )
+    known, facts = known_facts(plan.out, plan.split), plan.facts()
+    if not known:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(facts | plan.made_with(), indent=1) + "\n")
+        os.replace(temporary, path)
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(facts, indent=1) + "\n")
-    os.replace(temporary, path)
+    different = sorted(k for k in facts if known.get(k) != facts[k])
+    if different:
+        raise InvalidInputError(
+            f"{path} was made with other settings ({', '.join(different)}); "
+            "use those, or another folder"
+        )
+    if complete:
+        return
+    for name, now in (("world", WORLD), ("mujoco", mujoco.__version__)):
+        if name not in known:
+            log.warning("%s does not say with which %s it was made: %s now", path, name, now)
+        elif known[name] != now:
+            raise InvalidInputError(
+                f"{path} was made with {name} {known[name]}, and this is {name} {now}: the same "
+                "seed gives other samples now; use another folder"
+            )
 
 
 def add_sample(tar: tarfile.TarFile, key: str, sample: Sample) -> None:

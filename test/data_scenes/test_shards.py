@@ -62,6 +62,15 @@ def test_every_family_gives_valid_samples(family):
         assert np.abs(sample.flow[:, sample.part == 0]).max(initial=0) < 1e-6
 
 
+def test_a_seed_still_gives_what_it_gave():
+    """Where it does not, for a reason, raise shards.WORLD and write what it gives now."""
+    found = list(samples("chest", 2, TINY))
+    largest = [sample.about["largest_flow"] for sample in found]
+    assert largest == pytest.approx([0.0917, 0.0522, 0.0952, 0.0939], abs=2e-3)
+    assert found[0].image.mean() == pytest.approx(124.3, abs=2)
+    assert found[0].depth.mean() == pytest.approx(1.644, abs=0.02)
+
+
 def test_members_of_a_sample(expected):
     with tarfile.open(fileobj=io.BytesIO(expected["train-00000.tar"])) as tar:
         files = {m.name: tar.extractfile(m).read() for m in tar}
@@ -125,6 +134,48 @@ def test_other_settings_are_not_mixed_in(expected, tmp_path):
     (tmp_path / "train.json").write_bytes(expected["train.json"])
     with pytest.raises(InvalidInputError, match="seed"):
         next(write_shards(plan(tmp_path, seed=4), 1))
+
+
+def facts_with(expected, **changes):
+    """The facts of a folder, changed; those set to None are left out."""
+    facts = {**json.loads(expected["train.json"]), **changes}
+    return json.dumps({name: value for name, value in facts.items() if value is not None})
+
+
+@pytest.mark.parametrize("name", ["world", "mujoco"])
+def test_shards_of_another_world_or_physics_are_not_added(expected, tmp_path, name):
+    (tmp_path / "train.json").write_text(facts_with(expected, **{name: 0}))
+    with pytest.raises(InvalidInputError, match=f"made with {name} 0"):
+        next(write_shards(plan(tmp_path), 1))
+    (tmp_path / "train-00000.tar").touch()
+    assert list(write_shards(plan(tmp_path), 1)) == []  # nothing to add
+
+
+def test_folders_that_do_not_tell_are_continued_with_a_warning(expected, tmp_path, caplog):
+    unknown = dict.fromkeys(("world", "mujoco", "opencv", "gl_renderer"))
+    (tmp_path / "train.json").write_text(facts_with(expected, **unknown))
+    assert next(write_shards(plan(tmp_path), 1)) == 1
+    assert ["with which world" in caplog.text, "with which mujoco" in caplog.text] == [True, True]
+    (tmp_path / "train.json").write_text("[")
+    with pytest.raises(InvalidInputError, match="damaged"):
+        next(write_shards(plan(tmp_path), 1))
+
+
+def test_a_small_count_is_exact_and_in_several_shards(tmp_path, monkeypatch):
+    plans = []
+
+    def written(plan, shards, workers):
+        plans.append((plan.samples_per_shard, shards))
+        return iter(())
+
+    monkeypatch.setattr("fpt_ros.data.shards.write_shards", written)
+    monkeypatch.setattr("fpt_ros.data.contact_sheet.save", lambda *_: None)
+    scenes(tmp_path, count=128)
+    scenes(tmp_path, count=20_000)
+    scenes(tmp_path, count=128, samples_per_shard=512)
+    (tmp_path / "train.json").write_text('{"samples_per_shard": 256}')
+    scenes(tmp_path, count=128)
+    assert plans == [(16, 8), (512, 40), (512, 1), (256, 1)]
 
 
 @given(st.sampled_from(SPLITS), st.integers(0, 99), st.integers(0, 9999), st.integers(0, 9999))

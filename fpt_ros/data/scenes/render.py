@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
@@ -17,26 +20,43 @@ class RenderError(FptError, RuntimeError):
     """MuJoCo cannot draw on this machine."""
 
 
+_gl: mujoco.GLContext | None = None
+
+
+@contextmanager
+def _opengl() -> Iterator[None]:
+    """With the GL context of this process, which is made once because that is slow."""
+    global _gl
+    try:
+        if _gl is None:
+            _gl = mujoco.GLContext(MAX_PX, MAX_PX)
+            _gl.make_current()
+        yield
+    except (mujoco.FatalError, AttributeError, ImportError, RuntimeError) as error:
+        raise RenderError(
+            f"no headless OpenGL ({error}); install libegl1 and libgl1-mesa-dri, and set "
+            "MUJOCO_GL=egl before mujoco is imported"
+        ) from error
+
+
+def gl_renderer() -> str:
+    """What draws on this machine, as OpenGL names it. Raises RenderError."""
+    with _opengl():
+        from OpenGL.GL import GL_RENDERER, glGetString
+
+        return glGetString(GL_RENDERER).decode()
+
+
 class SceneRenderer:
     """Renders states of one model. Use as a context manager; it holds GPU or Mesa memory.
 
-    The GL context is shared by all renderers of a process, because making one is slow.
+    Raises RenderError where nothing can be drawn.
     """
-
-    _gl: mujoco.GLContext | None = None
 
     def __init__(self, model: mujoco.MjModel) -> None:
         self._model = model
-        try:
-            if SceneRenderer._gl is None:
-                SceneRenderer._gl = mujoco.GLContext(MAX_PX, MAX_PX)
-                SceneRenderer._gl.make_current()
+        with _opengl():
             self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
-        except (mujoco.FatalError, AttributeError, ImportError, RuntimeError) as error:
-            raise RenderError(
-                f"no headless OpenGL ({error}); install libegl1 and libgl1-mesa-dri, and set "
-                "MUJOCO_GL=egl before mujoco is imported"
-            ) from error
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._scene = mujoco.MjvScene(model, model.ngeom + 10)
         self._option = mujoco.MjvOption()
