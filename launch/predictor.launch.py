@@ -70,6 +70,11 @@ ARGUMENTS = [
     ),
     DeclareLaunchArgument("rviz", default_value="false", choices=SWITCH, description="show it"),
     DeclareLaunchArgument(
+        "rviz_frame",
+        default_value="",
+        description="fixed frame of RViz: the frame_id of the images, or one that tf joins to it",
+    ),
+    DeclareLaunchArgument(
         "log_level",
         default_value="info",
         choices=("debug", "info", "warn", "error", "fatal"),
@@ -108,12 +113,16 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         for name, value in profile_environment(context.environment).items()
     ]
     if values["rviz"] == "true":  # first, so that nothing runs yet if RViz is not installed
+        fixed_frame = ["-f", values["rviz_frame"]] if values["rviz_frame"] else []
         actions.append(
             Node(
                 package="rviz2",
                 executable="rviz2",
                 namespace=values["namespace"],
-                arguments=["-d", PathJoinSubstitution([SHARE, "config", "predictor.rviz"])],
+                arguments=[
+                    *("-d", PathJoinSubstitution([SHARE, "config", "predictor.rviz"])),
+                    *fixed_frame,
+                ],
                 parameters=[{"use_sim_time": overrides["use_sim_time"]}],
             )
         )
