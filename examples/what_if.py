@@ -14,6 +14,8 @@ from fpt_ros import draw
 from fpt_ros.core.predictor import MotionPredictor
 from fpt_ros.weights import default_checkpoint
 
+if len(sys.argv) != 6:
+    sys.exit(__doc__)
 file, *numbers = sys.argv[1:]
 bgr = cv2.imread(file)
 if bgr is None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 import torch
 
 from fpt_ros.core.checkpoint import save_checkpoint
@@ -26,3 +27,9 @@ def test_what_if(tmp_path, monkeypatch, capsys):
     runpy.run_path(str(EXAMPLES / "what_if.py"))
     assert cv2.imread("what_if.png").shape[1] > 2 * 160
     assert "furthest to the left" in capsys.readouterr().out
+
+
+def test_what_if_without_arguments_says_how_to_use_it(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["what_if.py"])
+    with pytest.raises(SystemExit, match=r"what_if\.py photo\.jpg 320 240 60 0"):
+        runpy.run_path(str(EXAMPLES / "what_if.py"))
