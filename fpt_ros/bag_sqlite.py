@@ -78,7 +78,8 @@ class SqliteRemains:
             topics, counts = self._survey()
             if not topics:
                 raise ValueError(
-                    "it is no recording, or its beginning, with the topics, is damaged"
+                    "it is no recording, or its beginning, with the topics, is damaged: copy it "
+                    "anew, if there is a whole one"
                 )
             self.connections = [
                 Connection(*key, _NO_DEFINITION, "", counts[key[0]], ext, self)
@@ -214,7 +215,10 @@ class _Pages:
                 self._log = log.open("rb")
                 self._look_at_log(self._log)
             if self._page_bytes not in _PAGE_SIZES:
-                raise ValueError("it is no SQLite database, or its beginning is gone")
+                raise ValueError(
+                    "it is no SQLite database, or its beginning is gone: copy it anew, if there is "
+                    "a whole one"
+                )
         except BaseException:
             self.close()
             raise

@@ -314,9 +314,11 @@ def test_play_says_what_it_cannot_play(tmp_path, environment):
     with BagWriter(tmp_path / "bag") as writer:
         writer.add_topic("/good", STRING)
         writer.write("/good", STRING, 1, string_cdr("x"))
+    (tmp_path / "bag" / "metadata.yaml").unlink()
     player = fpt(environment, "play", str(tmp_path / "bag"), "--topics", "/absent")
     _, report = player.communicate(timeout=60)
     assert player.returncode == 2
+    assert "no metadata.yaml" in report
     assert "/absent" in report
     assert "/good" in report
     assert "Traceback" not in report

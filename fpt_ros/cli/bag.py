@@ -50,5 +50,5 @@ def bag(
         )
     console.print(table)
     for warning in found.warnings:
-        console.print(f"[yellow]{warning}[/]", highlight=False)
+        console.print(warning, style="yellow", markup=False, highlight=False)
     return 0 if any(topic.usable for topic in found.topics) else 1

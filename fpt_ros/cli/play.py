@@ -65,6 +65,8 @@ def play(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ.update(profile_environment(os.environ))
     with BagReader(bag) as reader:
+        for damage in reader.damages:
+            console.print(damage, style="yellow", markup=False)
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         try:
             player = Player(rclpy.create_node("fpt_play"), reader, topics, remap, rate)
