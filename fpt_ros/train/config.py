@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.data.augment import AugmentConfig
+
+_RULES: dict[str, Callable[[float], bool]] = {  # none of which holds for NaN
+    "at least 1": lambda value: value >= 1,
+    "at least 0": lambda value: value >= 0,
+    "positive and finite": lambda value: 0 < value < math.inf,
+    "in [0, 1)": lambda value: 0 <= value < 1,
+    "in [0, 1]": lambda value: 0 <= value <= 1,
+    "in (0, 1]": lambda value: 0 < value <= 1,
+}
+
+
+def _require(settings: object, rule: str, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if not _RULES[rule](value):
+            raise InvalidInputError(f"{name} must be {rule}, not {value}")
 
 
 @dataclass(frozen=True)
@@ -39,6 +57,16 @@ class SelectionConfig:
     """Share of queries within two cells of a border of parts; the rest is uniform."""
     part_points: int = 128
     """Points per view for the part loss."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, naming them."""
+        numbers = ("pokes", "queries", "many_pokes", "many_queries", "part_points")
+        shares = ("first_poke_moves", "other_pokes_move", "queries_on_parts", "queries_at_borders")
+        _require(self, "at least 1", *numbers)
+        _require(self, "at least 0", "many_every")
+        _require(self, "in [0, 1]", "min_motion", *shares)
+        if self.queries_on_parts + self.queries_at_borders > 1:
+            raise InvalidInputError("queries_on_parts and queries_at_borders add up to more than 1")
 
 
 @dataclass(frozen=True)
@@ -131,33 +159,33 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, naming them."""
-        for name in ("steps", "batch", "outcomes", "accumulate", "val_views", "log_every"):
-            if getattr(self, name) < 1:
-                raise InvalidInputError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("learning_rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise InvalidInputError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("warmup", "ema", "rehearsal_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InvalidInputError(f"{name} must be in [0, 1), not {getattr(self, name)}")
-        if self.minutes is not None and not self.minutes > 0:
-            raise InvalidInputError(f"minutes must be positive, not {self.minutes}")
-        selection = self.selection
-        if min(selection.pokes, selection.queries, selection.many_pokes) < 1:
-            raise InvalidInputError("selection needs at least one poke and one query per set")
-        if selection.queries_on_parts + selection.queries_at_borders > 1:
-            raise InvalidInputError("queries_on_parts and queries_at_borders add up to more than 1")
+        _require(self, "at least 1", "steps", "batch", "outcomes", "accumulate", "max_bad_steps")
+        _require(self, "at least 1", "val_views", "val_grid", "log_every")
+        _require(self, "at least 0", "part_weight", "encoder_rate", "head_rate", "weight_decay")
+        _require(self, "at least 0", "seed", "threads", "workers", "validate_steps", "patience")
+        _require(self, "at least 0", "checkpoint_minutes", "validate_minutes")
+        _require(self, "positive and finite", "learning_rate", "clip")
+        _require(self, "in [0, 1)", "warmup", "ema", "rehearsal_share", "beta1", "beta2")
+        if self.minutes is not None:
+            _require(self, "positive and finite", "minutes")
+        augment = self.augment
+        _require(augment, "in [0, 1]", "p_flip", "p_rotate", "p_crop", "p_blur", "p_noise")
+        _require(augment, "in [0, 1]", "p_jpeg", "brightness", "contrast", "saturation")
+        _require(augment, "in (0, 1]", "min_crop")
+        _require(augment, "at least 0", "max_angle_deg", "hue_deg", "gamma", "max_noise")
+        _require(augment, "positive and finite", "max_blur_px")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, fit for JSON and for `torch.load(weights_only=True)`."""
         return json.loads(json.dumps(dataclasses.asdict(self), default=str))
 
 
-# Changing these does not change what a step computes.
+# Changing these does not change what a step computes. `steps` and `minutes` do: the learning rate
+# is a function of the share of them that is done.
 _FREE_ON_RESUME = {
-    "data", "out", "init", "resume", "steps", "minutes", "rehearsal", "accumulate",
-    "max_bad_steps", "device", "threads", "workers", "checkpoint_minutes", "validate_minutes",
-    "validate_steps", "patience", "val_views", "val_grid", "log_every", "licence",
+    "data", "out", "init", "resume", "rehearsal", "accumulate", "max_bad_steps", "device",
+    "threads", "workers", "checkpoint_minutes", "validate_minutes", "validate_steps", "patience",
+    "val_views", "val_grid", "log_every", "licence",
 }  # fmt: skip
 
 
@@ -166,7 +194,8 @@ def check_resumable(old: dict[str, Any], new: dict[str, Any]) -> None:
 
     Settings that a run from before they existed does not know had the values of their defaults.
     """
-    old = TrainConfig(Path(), Path()).to_dict() | old
+    old = _flat(TrainConfig(Path(), Path()).to_dict()) | _flat(old)
+    new = _flat(new)
     changed = [
         f"{name}: {old.get(name)!r} -> {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
@@ -176,5 +205,15 @@ def check_resumable(old: dict[str, Any], new: dict[str, Any]) -> None:
         raise InvalidInputError(
             "cannot resume with other settings than the run began with ("
             + "; ".join(changed)
-            + "). Restore them, or start a new run from its weights with --init"
+            + "). Restore them; to go on longer or otherwise, start a new run from its weights "
+            "with --init"
         )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        inner = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{name}.") if inner else {prefix + name: value}
+    return flat

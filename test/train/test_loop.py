@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import torch
 from fpt_ros.core.checkpoint import load_checkpoint
 from fpt_ros.core.config import DinoEncoderConfig, HeadConfig, ModelConfig, TransformerConfig
 from fpt_ros.core.errors import CheckpointError, InvalidInputError
-from fpt_ros.train.config import SelectionConfig, TrainConfig
+from fpt_ros.train.config import SelectionConfig, TrainConfig, check_resumable
 from fpt_ros.train.loop import Trainer
 from fpt_ros.train.optimize import learning_rate_factor
 from fpt_ros.train.state import TrainingError, load_state, save_state
@@ -125,7 +126,7 @@ def test_resume_is_the_same_run(straight, config):
 
 def test_killed_run_resumes_on_the_same_curve(straight, config):
     """Kill -9 while it trains, go on from the last checkpoint, end with the same weights."""
-    killed = dataclasses.replace(config, checkpoint_minutes=0.0)
+    killed = dataclasses.replace(config, checkpoint_minutes=0.0, workers=1)
     # It saves its state at every step and stands still before the sixth.
     code = """
 import sys, time
@@ -148,7 +149,8 @@ main(["train", *sys.argv[1:]])
     )
     assert any(line == "now\n" for line in process.stdout)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()  # for itself alone: its loader needs seconds to notice
+    process.stdout.close()
     assert load_state(killed.out)["step"] == 5
     resumed = final_state(dataclasses.replace(killed, resume=True))
     assert_same_weights(straight, resumed)
@@ -219,8 +221,26 @@ def test_resume_refuses_other_settings(finished):
     with pytest.raises(InvalidInputError, match="holds a run already"):
         Trainer(finished)
     changed = dataclasses.replace(finished, resume=True, batch=8, seed=3, steps=20)
-    with pytest.raises(InvalidInputError, match=r"batch: 4 -> 8; seed: 0 -> 3\)"):
+    bent = r"\(batch: 4 -> 8; seed: 0 -> 3; steps: 8 -> 20\).*--init"
+    with pytest.raises(InvalidInputError, match=bent):
         Trainer(changed)
+
+
+def test_the_budget_of_a_run_is_part_of_its_curve(config):
+    new = dataclasses.replace(config, minutes=10.0).to_dict()
+    with pytest.raises(InvalidInputError, match=r"\(minutes: None -> 10.0\).*go on longer"):
+        check_resumable(config.to_dict(), new)
+
+
+def test_nested_settings_are_named_and_may_come_later(config):
+    new = config.to_dict()
+    old = {**new, "selection": dict.fromkeys(("pokes", "queries"), 3)}
+    augment = {name: value for name, value in new["augment"].items() if name != "p_jpeg"}
+    with pytest.raises(InvalidInputError) as refused:
+        check_resumable(old | {"augment": augment}, new)
+    assert "selection.queries: 3 -> 8" in str(refused.value)
+    assert "selection.pokes" not in str(refused.value)
+    assert "augment" not in str(refused.value)
 
 
 def test_resume_without_a_run_or_with_a_damaged_one(config):
@@ -251,8 +271,34 @@ def test_config_is_plain_data(config):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"batch": 0}, {"learning_rate": -1.0}, {"warmup": 1.0}, {"minutes": 0.0}]
+    ("part", "name", "value"),
+    [
+        (None, "batch", 0),
+        (None, "learning_rate", -1.0),
+        (None, "warmup", 1.0),
+        (None, "minutes", 0.0),
+        (None, "minutes", math.inf),
+        (None, "max_bad_steps", 0),
+        (None, "val_grid", 0),
+        (None, "seed", -1),
+        (None, "beta2", math.nan),
+        ("selection", "many_queries", 0),
+        ("selection", "part_points", 0),
+        ("selection", "queries_on_parts", -0.1),
+        ("augment", "min_crop", 0.0),
+        ("augment", "p_blur", 1.1),
+        ("augment", "max_blur_px", 0.0),
+    ],
 )
-def test_config_names_what_is_wrong(config, wrong):
-    with pytest.raises(InvalidInputError, match=next(iter(wrong))):
-        dataclasses.replace(config, **wrong)
+def test_config_names_what_is_wrong(config, part, name, value):
+    def change():
+        inner = dataclasses.replace(getattr(config, part) if part else config, **{name: value})
+        return dataclasses.replace(config, **{part: inner}) if part else inner
+
+    with pytest.raises(InvalidInputError, match=f"^{name} must be .*, not {value}"):
+        change()
+
+
+def test_shares_of_queries_fit_together():
+    with pytest.raises(InvalidInputError, match="add up to more than 1"):
+        SelectionConfig(queries_on_parts=0.6, queries_at_borders=0.5)
