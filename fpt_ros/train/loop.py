@@ -131,7 +131,7 @@ class Trainer:
             prefetch_factor=4 if config.workers else None,
         )
         clock = Clock(self.elapsed_s)
-        bar = self.reporter.progress_bar() if self.reporter else contextlib.nullcontext()
+        bar = self.reporter.progress_bar(self.step) if self.reporter else contextlib.nullcontext()
         with stop_request() as stop_requested, bar, _attention_kernel(self.device):
             for batch in loader:
                 self.elapsed_s = clock.now()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from torch.utils.tensorboard import SummaryWriter
 
 from fpt_ros.core.model import FlowPokeModel
+from fpt_ros.train.state import try_to_write
 from fpt_ros.train.validate import ValidationSet, predict
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,9 @@ class Reporter:
 
     def __init__(self, folder: Path, every_steps: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._writer = SummaryWriter(str(folder / "tensorboard"))
+        self._folder = folder / "tensorboard"
+        self._writer: SummaryWriter | None = None
+        self._purge_step: int | None = None
         self._every_steps = every_steps
         self._sums: dict[str, float] = {}
         self._n_steps = 0
@@ -44,11 +47,26 @@ class Reporter:
         self._begin: tuple[float, float] | None = None
 
     @contextlib.contextmanager
-    def progress_bar(self) -> Iterator[None]:
-        """Show the bar while the context lasts; nothing is drawn when not on a terminal."""
+    def progress_bar(self, steps_done: int) -> Iterator[None]:
+        """Show the bar while the context lasts; nothing is drawn when not on a terminal.
+
+        A resumed run starts with some steps done. What TensorBoard knows of later ones gives way.
+        """
+        self._purge_step = steps_done + 1 if steps_done else None
         with self._bar:
             yield
-        self._writer.flush()
+        self._record(SummaryWriter.flush)
+
+    def _record(self, write: Callable[[SummaryWriter], object]) -> None:
+        """Write to TensorBoard if the disk takes it."""
+        if not try_to_write("TensorBoard entries", lambda: write(self._open())):
+            self._writer = None  # one that has failed once fails for ever
+
+    def _open(self) -> SummaryWriter:
+        if self._writer is None:
+            self._writer = SummaryWriter(str(self._folder), purge_step=self._purge_step)
+            self._purge_step = None
+        return self._writer
 
     def step(
         self, step: int, progress: float, views: int, measures: dict[str, float], skipped: int
@@ -67,8 +85,7 @@ class Reporter:
         means = {name: value / self._n_steps for name, value in self._sums.items()}
         means["views_per_s"] = self._n_steps * views / max(now_s - self._since_s, 1e-9)
         means["skipped"] = skipped
-        for name, value in means.items():
-            self._writer.add_scalar(f"train/{name}", value, step)
+        self._record(lambda writer: _add_scalars(writer, "train", means, step))
         self._bar.update(self._task, loss=f"{means['loss']:.3f}")
         self._sums, self._n_steps, self._since_s = {}, 0, now_s
         log.info(
@@ -95,13 +112,16 @@ class Reporter:
         device: torch.device,
     ) -> None:
         """Log a validation and draw some of its views."""
-        for name, value in measured.items():
-            self._writer.add_scalar(f"val/{name}", value, step)
         listed = ", ".join(f"{name} {value:.3f}" for name, value in measured.items())
         log.info("validation at step %d: %s", step, listed)
         picture = draw_views(model, views, device)
-        self._writer.add_image("val/poke_truth_mean_influence", picture, step, dataformats="HWC")
-        self._writer.flush()
+
+        def write(writer: SummaryWriter) -> None:
+            _add_scalars(writer, "val", measured, step)
+            writer.add_image("val/poke_truth_mean_influence", picture, step, dataformats="HWC")
+            writer.flush()
+
+        self._record(write)
         self._since_s = time.monotonic()
         self._sums, self._n_steps = {}, 0
 
@@ -111,6 +131,11 @@ class Reporter:
         per_share = (time.monotonic() - self._begin[0]) / (progress - self._begin[1])
         minutes, seconds = divmod(round(per_share * (1 - progress)), 60)
         return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def _add_scalars(writer: SummaryWriter, group: str, values: dict[str, float], step: int) -> None:
+    for name, value in values.items():
+        writer.add_scalar(f"{group}/{name}", value, step)
 
 
 def draw_views(model: FlowPokeModel, views: ValidationSet, device: torch.device) -> np.ndarray:

@@ -40,7 +40,7 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(folder: Path) -> dict[str, Any]:
-    """Read what save_state wrote; nothing in it is executed. Raises CheckpointError."""
+    """Read what the run saved; nothing in it is executed. Raises CheckpointError."""
     path = folder / STATE_FILE
     if not path.is_file():
         raise CheckpointError(f"nothing to resume: {path} does not exist; start without --resume")
@@ -55,7 +55,7 @@ def try_to_write(what: str, write: Callable[[], object]) -> bool:
     """Run `write`; a full or lost disk is reported and training goes on with the old file."""
     try:
         write()
-    except OSError as error:
-        log.error("%s not written (%s); the previous one stays, training goes on", what, error)
+    except (OSError, CheckpointError) as error:
+        log.error("%s not written (%s); what was there stays, training goes on", what, error)
         return False
     return True

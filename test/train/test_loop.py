@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from fpt_ros.core.checkpoint import load_checkpoint
 from fpt_ros.core.config import DinoEncoderConfig, HeadConfig, ModelConfig, TransformerConfig
@@ -17,7 +18,7 @@ from fpt_ros.core.errors import CheckpointError, InvalidInputError
 from fpt_ros.train.config import SelectionConfig, TrainConfig, check_resumable
 from fpt_ros.train.loop import Trainer
 from fpt_ros.train.optimize import learning_rate_factor
-from fpt_ros.train.state import TrainingError, load_state, save_state
+from fpt_ros.train.state import TrainingError, load_state
 
 TINY = ModelConfig(
     DinoEncoderConfig(input_px=28, width=32, depth=1, heads=2, patch_px=7, position_grid=4),
@@ -252,18 +253,36 @@ def test_resume_without_a_run_or_with_a_damaged_one(config):
         Trainer(dataclasses.replace(config, resume=True))
 
 
-def test_full_disk_keeps_the_old_state(tmp_path, monkeypatch):
-    save_state(tmp_path, {"step": 1})
-
-    def full(state, file):
+def test_full_disk_costs_checkpoints_not_the_run(config, monkeypatch, caplog):
+    def full_for_torch(state, file):
         file.write(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space left"):
-        save_state(tmp_path, {"step": 2})
-    assert load_state(tmp_path) == {"step": 1}
-    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+    def full_for_safetensors(state, path, metadata):
+        path.write_bytes(b"half of it")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    trainer = Trainer(dataclasses.replace(config, checkpoint_minutes=0.0))
+    names = ("state.pt", "last.safetensors", "best.safetensors")
+    step, kept = trainer._train_step, {}
+
+    def fill_disk(batch, progress):
+        if trainer.step == 3:
+            trainer._validate()
+            kept.update({name: (config.out / name).read_bytes() for name in names})
+            trainer.best = math.inf
+            monkeypatch.setattr(torch, "save", full_for_torch)
+            monkeypatch.setattr("fpt_ros.core.checkpoint.save_file", full_for_safetensors)
+        return step(batch, progress)
+
+    trainer._train_step = fill_disk
+    assert trainer.run()
+    assert trainer.step == 8
+    assert {path.name for path in config.out.iterdir()} == {*names, "tensorboard"}
+    for name in names:
+        assert (config.out / name).read_bytes() == kept[name]
+        assert f"{name} not written" in caplog.text
+    assert load_state(config.out)["step"] == 3
 
 
 def test_config_is_plain_data(config):
