@@ -143,7 +143,8 @@ class Trainer:
                 ).shared()
                 if decision.validate:
                     self._validate()
-                if decision.checkpoint or decision.stop:
+                # In a series of bad steps, the checkpoint to go back to is the one before it.
+                if decision.stop or (decision.checkpoint and not self.n_bad_in_a_row):
                     self._checkpoint()
                 if decision.stop:
                     log.warning("stopped on request at step %d; go on with --resume", self.step)
@@ -209,10 +210,13 @@ class Trainer:
         self.step += 1
         self.counts["unusable sample"] += batch.n_skipped
         if self.n_bad_in_a_row >= config.max_bad_steps:
+            saved = config.out / LAST_FILE
+            start = f"--init {saved}" if saved.exists() else "the same start"
             raise TrainingError(
                 f"loss or gradient not finite in {self.n_bad_in_a_row} steps in a row, the last "
-                f"being step {self.step}. The last checkpoint in {config.out} is from before. "
-                "Lower --learning-rate or look for odd samples"
+                f"being step {self.step}; none of them changed the weights. Look for odd samples, "
+                f"or start a new run with {start} and a --learning-rate below "
+                f"{config.learning_rate:g}"
             )
         measured = {name: float(value) for name, value in totals.items()}
         return {
