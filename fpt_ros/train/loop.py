@@ -81,6 +81,7 @@ class Trainer:
             other = ShardIndex.scan(config.rehearsal, "train")
             self.data["rehearsed views"] = len(other.views)
             index = mixed(index, other, config.rehearsal_share)
+        self.data_sha256 = index.sha256()
 
         torch.manual_seed(config.seed)
         model, self.init = _initial_model(config)
@@ -282,6 +283,7 @@ class Trainer:
             "config": self.config.to_dict(),
             "model_config": self.model.config.to_json(),
             "data": self.data,
+            "data_sha256": self.data_sha256,
             "init": self.init,
             "step": self.step,
             "elapsed_s": self.elapsed_s,
@@ -301,9 +303,12 @@ class Trainer:
                 f"--model {self.config.model} is not the network of the run in {self.config.out}: "
                 "restore it, or start a new run"
             )
-        if state["data"] != self.data:
+        # Runs from before there was a digest do not know theirs.
+        known = (state["data"], state.get("data_sha256", self.data_sha256))
+        if known != (self.data, self.data_sha256):
             log.warning(
-                "the data changed since the run began (%s -> %s): training goes on in a new order",
+                "the data is not what the run began with (%s, now %s): training goes on, but not "
+                "on the same curve",
                 state["data"],
                 self.data,
             )
@@ -319,9 +324,9 @@ class Trainer:
             self.n_validations_since_best = int(state.get("n_validations_since_best", 0))
             self.n_bad_in_a_row = int(state["n_bad_in_a_row"])
             self.counts = Counter(state["counts"])
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(
-                f"{self.config.out / STATE_FILE} does not fit: {error}"
+                f"{self.config.out / STATE_FILE} does not fit: {error!r}"
             ) from error
 
 

@@ -48,6 +48,8 @@ def load_state(folder: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(f"{path} cannot be read ({error}); start a new run") from error
+    if not isinstance(state, dict) or not {"config", "model_config", "data"} <= state.keys():
+        raise CheckpointError(f"{path} is not the state of a training run; start a new run")
     return state
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -253,6 +254,28 @@ def test_resume_without_a_run_or_with_a_damaged_one(config):
     (config.out / "state.pt").write_bytes(b"x" * 100)
     with pytest.raises(CheckpointError, match="cannot be read"):
         Trainer(dataclasses.replace(config, resume=True))
+    for other in ([1, 2], {"model": {}}):
+        torch.save(other, config.out / "state.pt")
+        with pytest.raises(CheckpointError, match="not the state of a training run"):
+            Trainer(dataclasses.replace(config, resume=True))
+    plain = {"config": config.to_dict(), "model_config": TINY.to_json(), "data": {}}
+    torch.save({**plain, "objective": [], "ema": {}}, config.out / "state.pt")
+    with pytest.raises(CheckpointError, match="does not fit"):
+        Trainer(dataclasses.replace(config, resume=True))
+
+
+def test_other_data_is_noticed_on_resuming_also_if_it_is_as_much(toy, config, tmp_path, caplog):
+    config = dataclasses.replace(config, data=toy.write_world(tmp_path / "data"), steps=1)
+    final_state(config)
+    moved = tmp_path / "moved"
+    config.data.rename(moved)
+    Trainer(dataclasses.replace(config, data=moved, resume=True))
+    assert "not on the same curve" not in caplog.text
+    rng = np.random.default_rng(0)
+    samples = {f"{i}": toy.members(rng, i // 2, i % 2) for i in range(24)}
+    toy.write_shard(moved / "train-00000.tar", samples)
+    Trainer(dataclasses.replace(config, data=moved, resume=True))
+    assert "not on the same curve" in caplog.text
 
 
 def test_full_disk_costs_checkpoints_not_the_run(config, monkeypatch, caplog):
