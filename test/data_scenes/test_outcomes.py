@@ -1,10 +1,18 @@
 """Pushes and joint motions do what they say."""
 
+from types import SimpleNamespace
+
+import mujoco
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
+from fpt_ros.data.scenes import generate
+from fpt_ros.data.scenes.families import furniture
 from fpt_ros.data.scenes.layout import Layout
 from fpt_ros.data.scenes.outcomes import JointMotion, Push, State
+from fpt_ros.data.scenes.render import SceneRenderer
+from fpt_ros.data.scenes.views import find_view
 from fpt_ros.data.scenes.world import build_world
 
 
@@ -74,3 +82,60 @@ def test_physics_keeps_the_gripper_where_it_is():
     body = state.model.body(world.loose[0]).id
     state.later(Push(body, np.array([0, 0, 0.05]), np.array([-0.1, 0, 0])), [1.0])
     assert np.allclose(state.data.mocap_pos[0], [0.3, 0.2, 0.1])
+
+
+def seen_from(view, points, shift, turn):
+    """Unit-square positions of points for a camera moved by `shift` and turned by `turn` (rad)."""
+    rotation = Rotation.from_rotvec(turn).as_matrix() @ view.camera.rotation
+    right, up, backward = np.moveaxis((points - view.camera.position - shift) @ rotation, -1, 0)
+    scale = 0.5 / (view.camera.tangent * -backward)
+    return np.stack([0.5 + right * scale, 0.5 - up * scale], -1)
+
+
+@pytest.mark.parametrize("moving_camera", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("seed", "gripper_touches"),
+    [(44, True), (45, False), (34, True)],
+    ids=["slide", "far", "hinge"],
+)
+def test_flow_at_every_horizon_by_closed_form(seed, gripper_touches, moving_camera, monkeypatch):
+    rng = np.random.default_rng(seed)
+    world = build_world(furniture.small_drawers, rng)
+    state = State(world)
+    assert state.restart(rng)
+    settings = generate.SceneSettings(48, 32, (0.3, 1.0), moving_camera=moving_camera)
+    shift, turn = np.array([0.01, -0.02, 0.015]), np.array([0.02, 0.01, -0.03])
+    monkeypatch.setattr(generate, "moved_camera", lambda *_: (shift, turn))
+    always_touching = SimpleNamespace(random=lambda: 0.9)
+    with SceneRenderer(world.model) as renderer:
+        view = find_view(rng, world, state, renderer, settings.image_px, settings.grid)
+        stage = generate._Stage(always_touching, world, state, renderer, settings)
+        mechanism = world.mechanisms[0]
+        joint = state.data.joint(mechanism.joint)
+        axis, anchor = joint.xaxis.copy(), joint.xanchor.copy()
+        slides = world.model.joint(mechanism.joint).type[0] == mujoco.mjtJoint.mjJNT_SLIDE
+        delta = 0.6 * mechanism.high
+        sample = stage._happen(view, JointMotion((mechanism,), (delta,), 1.3))
+    assert sample.about["camera_static"] is not bool(moving_camera)
+    on_part = np.isin(view.body, state.moved_body_ids(mechanism))
+    gripper_id = world.model.body(world.gripper).id
+    gripper = view.body == gripper_id
+    assert gripper.any()
+
+    def moved(points, fraction):
+        way = delta * fraction**1.3
+        if slides:
+            return points + way * axis
+        return anchor + Rotation.from_rotvec(way * axis).apply(points - anchor)
+
+    gap = np.linalg.norm(view.points[on_part] - view.poses.position[gripper_id], axis=-1)
+    touched = view.points[on_part][gap.argmin()]
+    assert bool(gap.min() < 0.05) is gripper_touches
+    for fraction, flow in zip((0.3, 1.0), sample.flow, strict=True):
+        points = view.points.copy()
+        points[on_part] = moved(points[on_part], fraction)
+        if gripper_touches:
+            points[gripper] += moved(touched, fraction) - touched
+        camera_way = moving_camera * fraction
+        expected = seen_from(view, points, camera_way * shift, camera_way * turn) - view.unit
+        np.testing.assert_allclose(flow, np.clip(expected, -4, 4), atol=1e-5)
