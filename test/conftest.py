@@ -1,6 +1,12 @@
-"""The order of the tests."""
+"""What holds for all tests: a ROS world of their own, and the order."""
+
+import os
 
 import pytest
+
+# Each test process hears only itself and the processes that it starts.
+os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

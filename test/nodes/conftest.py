@@ -1,4 +1,4 @@
-"""A ROS world of its own for each test process, with a tiny random model."""
+"""Nodes to talk with, and tiny random models."""
 
 import itertools
 import os
@@ -7,9 +7,6 @@ import time
 import numpy as np
 import pytest
 import torch
-
-os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
-os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 
 torch.set_num_threads(1)
 
