@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fpt_ros.data.samples import cell_centres
 from fpt_ros.data.scenes import camera as cameras
 from fpt_ros.data.scenes.families import furniture
 from fpt_ros.data.scenes.flow import Poses, carry, displacement, visible_at
@@ -28,7 +29,7 @@ def looks(draw):
 
 @given(looks(), st.floats(0.1, 10))
 def test_project_undoes_unproject(camera, metres):
-    unit = cameras.cell_centres(5)
+    unit = cell_centres(5).reshape(5, 5, 2)
     depth = np.full((5, 5), metres)
     back, back_depth = camera.project(camera.unproject(unit, depth))
     assert np.allclose(back, unit)

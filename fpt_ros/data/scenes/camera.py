@@ -63,13 +63,6 @@ def look_at(position: Array, target: Array, roll: float, tangent: float) -> Came
     )
 
 
-def cell_centres(n: int) -> Array:
-    """Centres of an n x n grid in the unit square, [n, n, 2], row-major (y outer)."""
-    c = (np.arange(n) + 0.5) / n
-    x, y = np.meshgrid(c, c)
-    return np.stack([x, y], -1)
-
-
 def random_camera(rng: Rng, layout: Layout, close_up: Array | None) -> Camera:
     """A viewpoint as robots have it: slightly above, in front, not too far.
 

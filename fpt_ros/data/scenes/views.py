@@ -8,7 +8,8 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from fpt_ros.data.scenes.camera import Camera, cell_centres, random_camera
+from fpt_ros.data.samples import cell_centres
+from fpt_ros.data.scenes.camera import Camera, random_camera
 from fpt_ros.data.scenes.flow import Poses
 from fpt_ros.data.scenes.outcomes import State
 from fpt_ros.data.scenes.photo import photograph
@@ -57,7 +58,7 @@ def find_view(
     Leaves the gripper where it was put. None when no good viewpoint was found.
     """
     model, data = world.model, state.data
-    unit = cell_centres(grid)
+    unit = cell_centres(grid).astype(np.float64).reshape(grid, grid, 2)
     _park_gripper(world, state)
     for _ in range(_TRIES):
         state.show(state.start)
