@@ -31,8 +31,8 @@ class GeometryInput:
         self.follow_depth(False)
 
     def close(self) -> None:
-        """Unsubscribe."""
-        self.follow_depth(False)
+        """Unsubscribe; asks the middleware nothing, for it may have been shut down."""
+        self._leave_depth()
         self._node.destroy_subscription(self._camera_info)
 
     def follow_depth(self, wanted: bool) -> None:
@@ -42,7 +42,11 @@ class GeometryInput:
             self._depth = self._node.create_subscription(
                 Image, "depth", self._on_depth, qos_profile_sensor_data
             )
-        elif not wanted and self._depth is not None:
+        elif not wanted:
+            self._leave_depth()
+
+    def _leave_depth(self) -> None:
+        if self._depth is not None:
             self._node.destroy_subscription(self._depth)
             self._depth = None
             self._depth_images.clear()
