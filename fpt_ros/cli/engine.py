@@ -22,7 +22,7 @@ def engine(
     threads: int = 0,
     folder: Annotated[Path | None, tyro.conf.arg(aliases=["--engine-dir"])] = None,
     rebuild: bool = False,
-    end_with_stdin: Annotated[bool, tyro.conf.Suppress] = False,
+    end_with_stdin: bool = False,
 ) -> int:
     """Build the engine that runs the network fast on this machine, or list what has been built.
 
