@@ -54,6 +54,11 @@ def _markdown(report: Report, pictures: bool) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     lines += [f"| {family} | {_row(tally)} |" for family, tally in sorted(report.families.items())]
+    lines += [
+        "",
+        "Footage is named after its folder or file, with as much of the path in front as tells "
+        "equal names apart, and its topic behind.",
+    ]
     lines += _counts("Left out", "first images without a sample, and cuts", report.dropped)
     lines += _counts("Unusable", "images", report.skipped)
     if report.partial:

@@ -13,6 +13,7 @@ from rosbags.rosbag2 import CompressionMode, StoragePlugin
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.data.blocks import together
 from fpt_ros.data.clips import make_shards
+from fpt_ros.data.clips_report import save_report
 from fpt_ros.data.footage import open_footage
 from fpt_ros.data.samples import ShardIndex, ShardReader
 from fpt_ros.data.tracks import Tracks
@@ -59,7 +60,11 @@ def test_recordings_of_one_name_stay_apart(tmp_path, clips):
     """Two episodes with a camera of the same name: each motion has its own picture."""
     for number in (0, 1):
         write_bag(clips, tmp_path / f"ep{number}" / "cam_high", 20, seed=10 * number)
-    make_shards([tmp_path / "ep0", tmp_path / "ep1"], [], tmp_path / "out", SETTINGS, Teller())
+    report = make_shards(
+        [tmp_path / "ep0", tmp_path / "ep1"], [], tmp_path / "out", SETTINGS, Teller()
+    )
+    text = save_report(tmp_path / "out", report)
+    assert all(f"| ep{i}/cam_high/camera/image |" in text for i in (0, 1))
     views = [
         view
         for split in ("train", "val")
