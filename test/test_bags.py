@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -224,7 +223,7 @@ def test_the_clock_runs_with_the_recording(tmp_path):
         for stamp_ns in (start_ns, start_ns + length_ns):
             writer.write("/said", STRING, stamp_ns, string_cdr("x"))
     context = rclpy.Context()
-    rclpy.init(context=context, domain_id=1 + os.getpid() % 100)
+    rclpy.init(context=context)
     try:
         node = rclpy.create_node("test_clock", context=context)
         executor = SingleThreadedExecutor(context=context)
@@ -259,31 +258,19 @@ def test_play_refuses_impossible_arguments(arguments):
         Player(None, reader, **arguments)
 
 
-def fpt(environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
+def fpt(*arguments: str) -> subprocess.Popen[str]:
     program = "from fpt_ros.cli import main; raise SystemExit(main())"
     return subprocess.Popen(
-        [sys.executable, "-c", program, *arguments],
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE, text=True
     )
 
 
-@pytest.fixture
-def environment():
-    return os.environ | {
-        "ROS_DOMAIN_ID": str(101 + os.getpid() % 100),
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-    }
-
-
-def test_play_and_record_between_two_processes(tmp_path, environment):
+def test_play_and_record_between_two_processes(tmp_path):
     output = tmp_path / "recorded"
     topic = "/renamed"
-    recorder = fpt(environment, "record", topic, "/never_published", "-o", str(output))
+    recorder = fpt("record", topic, "/never_published", "-o", str(output))
     began_ns = time.time_ns()
     player = fpt(
-        environment,
         *("play", str(BUNDLED), "--topics", "/camera/image_raw/compressed"),
         *("--remap", f"/camera/image_raw/compressed:={topic}"),
         *("--rate", "8", "--stamp", "now", "--subscribers", "1"),
@@ -310,12 +297,12 @@ def test_play_and_record_between_two_processes(tmp_path, environment):
     assert last_ns - first_ns == pytest.approx(16.606e9 / 8, rel=1e-3)
 
 
-def test_play_says_what_it_cannot_play(tmp_path, environment):
+def test_play_says_what_it_cannot_play(tmp_path):
     with BagWriter(tmp_path / "bag") as writer:
         writer.add_topic("/good", STRING)
         writer.write("/good", STRING, 1, string_cdr("x"))
     (tmp_path / "bag" / "metadata.yaml").unlink()
-    player = fpt(environment, "play", str(tmp_path / "bag"), "--topics", "/absent")
+    player = fpt("play", str(tmp_path / "bag"), "--topics", "/absent")
     _, report = player.communicate(timeout=60)
     assert player.returncode == 2
     assert "no metadata.yaml" in report
