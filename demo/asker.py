@@ -52,6 +52,8 @@ class Asker:
         self._to_ask = list(script)
         self._unanswered: set[str] = set()
         self._start_ns: int | None = None  # stamp of the first image
+        self._node_has_image = False
+        self._asked_for_image: Future[Any] | None = None
         self._plan = ""  # id of the newest one
         self._maps_wanted = 0
         self._map_subscriptions: list[Any] = []
@@ -133,6 +135,9 @@ class Asker:
         if self._start_ns is None:
             self._start_ns = stamp_ns
         now_s = (stamp_ns - self._start_ns) * 1e-9
+        if not self._node_has_image:
+            self._ask_for_image()
+            return
         while self._to_ask and self._to_ask[0].at_s <= now_s:
             question = self._to_ask.pop(0)
             self._unanswered.add(question.id)
@@ -140,6 +145,21 @@ class Asker:
             if question.how is How.PLAN:
                 self._plan, self._maps_wanted = question.id, MAPS_WANTED
         self._watch_maps(self._maps_wanted > 0)
+
+    def _ask_for_image(self) -> None:
+        """Find out whether the node has an image yet: without one it would refuse the first plan.
+
+        Images reach it later than us, or not at all; so only an answer of its own tells.
+        """
+        if self._asked_for_image is None or self._asked_for_image.done():
+            # One point: a cheap question. It is none of the script and not recorded.
+            request = PredictMotion.Request(what_if=WhatIf(poke_counts=[0], query_xy=[0.0, 0.0]))
+            self._asked_for_image = self._service.call_async(request)
+            self._asked_for_image.add_done_callback(self._on_image_of_node)
+
+    def _on_image_of_node(self, future: Future[Any]) -> None:
+        status = future.result().motion.status  # type: ignore[union-attr]
+        self._node_has_image = status != MotionDistribution.NO_IMAGE
 
     def _watch_maps(self, wanted: bool) -> None:
         if wanted and not self._map_subscriptions:

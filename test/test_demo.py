@@ -22,6 +22,8 @@ from fpt_ros.core.config import HeadConfig, ModelConfig, PyramidEncoderConfig, T
 from fpt_ros.core.geometry import CropTransform
 from fpt_ros.core.model import FlowPokeModel
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[1]
 LENGTH_S = 2.5  # of the cup clip
 TINY = ModelConfig(
@@ -37,6 +39,14 @@ def checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     save_checkpoint(path, FlowPokeModel(TINY), horizon_s=0.5)
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _engines(tmp_path_factory):
+    """Engines are not kept where the user's are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +118,9 @@ def test_a_short_demonstration_over_an_earlier_one(tmp_path, checkpoint, short_b
     assert "no answer" not in printed
     report = (output / "report.txt").read_text()
     assert report.count("OK") >= 1
+    # The first plan was not sent before the node had an image.
+    (first,) = (row for row in report.splitlines() if script[0].id in row)
+    assert "NO_IMAGE" not in first
     reached, processed, *dropped = (
         int(row.strip().split("  ")[-1].split()[0])
         for row in report.splitlines()
