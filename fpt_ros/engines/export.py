@@ -81,7 +81,11 @@ class StageGraph:
 
     def onnx(self) -> onnx_ir.Model:
         """The graph in ONNX, float32."""
-        with warnings.catch_warnings():
+        with (
+            warnings.catch_warnings(),
+            # With sizes that change, keeping this cache costs more than it saves: a third of all.
+            torch._dynamo.config.patch(fake_tensor_cache_enabled=False),
+        ):
             warnings.simplefilter("ignore", FutureWarning)  # PyTorch about itself
             program = torch.onnx.export(
                 self.program(),

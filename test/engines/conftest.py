@@ -14,7 +14,6 @@ from fpt_ros.core.config import (
     TransformerConfig,
 )
 from fpt_ros.core.model import FlowPokeModel
-from fpt_ros.engines.export import stage_graphs
 
 CONFIGS = {
     "base": ModelConfig(
@@ -52,18 +51,3 @@ def random_model(config):
 @pytest.fixture(scope="session", params=CONFIGS)
 def model(request):
     return random_model(CONFIGS[request.param])
-
-
-@pytest.fixture(scope="session", params=CONFIGS)
-def exported_model(request):
-    """With one layer only: each takes seconds to be exported."""
-    config = CONFIGS[request.param]
-    one_layer = dataclasses.replace(config.transformer, depth=1)
-    return random_model(dataclasses.replace(config, transformer=one_layer))
-
-
-@pytest.fixture(scope="session")
-def onnx_graphs(exported_model):
-    """All stages with their graphs in float32, as protobuf, exported once."""
-    onnx_ir = pytest.importorskip("onnx_ir", reason="pip install 'fpt_ros[tensorrt]'")
-    return [(graph, onnx_ir.to_proto(graph.onnx())) for graph in stage_graphs(exported_model)]

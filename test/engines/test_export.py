@@ -1,5 +1,9 @@
-"""The exported graphs, run by OpenVINO on the CPU, against the network in PyTorch."""
+"""The exported graphs in ONNX: run by OpenVINO against the network, and compiled by TensorRT.
 
+All in one file, because it takes half a minute to export them.
+"""
+
+import dataclasses
 from functools import partial
 
 import pytest
@@ -7,17 +11,35 @@ import torch
 
 from fpt_ros.core.encoder import DinoEncoder
 from fpt_ros.core.engine import TorchEngine
+from fpt_ros.core.model import FlowPokeModel
+from fpt_ros.engines import tensorrt
 from fpt_ros.engines.export import stage_graphs
 from fpt_ros.engines.staged import StagedEngine
 
-openvino = pytest.importorskip("openvino")
 onnx_ir = pytest.importorskip("onnx_ir", reason="pip install 'fpt_ros[tensorrt]'")
 
 from fpt_ros.engines.precision import halve_products  # noqa: E402
 
 
+@pytest.fixture(scope="module")
+def model(model):
+    """With its first layer only: each takes seconds to be exported."""
+    transformer = dataclasses.replace(model.config.transformer, depth=1)
+    shallow = FlowPokeModel(dataclasses.replace(model.config, transformer=transformer))
+    missing, _ = shallow.load_state_dict(model.state_dict(), strict=False)
+    assert not missing
+    return shallow.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def onnx_graphs(model):
+    """All stages with their graphs in float32, as protobuf."""
+    return [(graph, onnx_ir.to_proto(graph.onnx())) for graph in stage_graphs(model)]
+
+
 def compiled(graph, onnx):
     """A function from and to tensors by name."""
+    openvino = pytest.importorskip("openvino")
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     core = openvino.Core()
     network = core.compile_model(core.read_model(onnx.SerializeToString()), "CPU", options)
@@ -28,11 +50,6 @@ def compiled(graph, onnx):
         return {name: torch.from_numpy(result[name].copy()) for name in graph.outputs}
 
     return run
-
-
-@pytest.fixture
-def model(exported_model):
-    return exported_model
 
 
 @pytest.fixture(scope="module")
@@ -155,14 +172,18 @@ def test_pokes_then_points(model, graphs, image, camera_static, candidates, n_po
         near(answer["raw"], expected)
 
 
-def test_half_precision_in_the_products_only(model, onnx_graphs, image):
-    def halved(onnx):
-        graph = onnx_ir.from_proto(onnx)
-        halve_products(graph, onnx_ir.DataType.FLOAT16)
-        return onnx_ir.to_proto(graph)
+def halved(graph, onnx, dtype):
+    """With products in half precision, but for the stage that computes angles."""
+    if graph.stage == "embed":
+        return onnx
+    network = onnx_ir.from_proto(onnx)
+    halve_products(network, dtype)
+    return onnx_ir.to_proto(network)
 
+
+def test_half_precision_in_the_products_only(model, onnx_graphs, image):
     run = {
-        graph.stage: compiled(graph, onnx if graph.stage == "embed" else halved(onnx))
+        graph.stage: compiled(graph, halved(graph, onnx, onnx_ir.DataType.FLOAT16))
         for graph, onnx in onnx_graphs
     }
     engine = StagedEngine(
@@ -188,11 +209,22 @@ def _call(function, inputs):
     return function(**inputs)
 
 
-def test_positions_are_resized_beforehand(exported_model):
-    encoder = exported_model.image_embedder
+@pytest.mark.integration
+def test_every_graph_compiles_for_gpus(onnx_graphs):
+    pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx")
+    checker = pytest.importorskip("onnx").checker
+    for graph, onnx in onnx_graphs:
+        onnx = halved(graph, onnx, onnx_ir.DataType.BFLOAT16)
+        checker.check_model(onnx, full_check=True)
+        plan = tensorrt.build_plan(graph, onnx.SerializeToString(), capabilities=["SM89"])
+        assert plan.nbytes > 100_000
+
+
+def test_positions_are_resized_beforehand(model):
+    encoder = model.image_embedder
     if not isinstance(encoder, DinoEncoder):
         pytest.skip("has none to resize")
-    ours = stage_graphs(exported_model)[0].module.encoder
+    ours = stage_graphs(model)[0].module.encoder
     image = torch.rand(1, 3, encoder.input_px, encoder.input_px)
     torch.testing.assert_close(ours(image).tokens, encoder(image).tokens)
     assert ours.model.position_grid == encoder.model.grid == 3

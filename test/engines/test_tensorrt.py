@@ -22,24 +22,6 @@ def rtx():
     return pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx")
 
 
-@pytest.mark.integration
-def test_every_graph_compiles(rtx, onnx_graphs):
-    import onnx_ir
-    from onnx import checker
-
-    from fpt_ros.engines.precision import halve_products
-
-    for graph, proto in onnx_graphs:
-        if graph.stage != "embed":
-            onnx = onnx_ir.from_proto(proto)
-            halve_products(onnx, onnx_ir.DataType.BFLOAT16)
-            proto = onnx_ir.to_proto(onnx)
-        checker.check_model(proto, full_check=True)
-        data = proto.SerializeToString()
-        plan = tensorrt.build_plan(graph, data, capabilities=["SM89"])
-        assert plan.nbytes > 100_000
-
-
 def test_refuses_what_is_no_graph(rtx, model):
     graph = tensorrt.stage_graphs(model)[0]
     with pytest.raises(EngineError, match="cannot read the stage encode"):
