@@ -147,6 +147,7 @@ def robot(ros, workshop):
             workshop / "predictor.log",
             checkpoint=models / "base.safetensors",
             model_dir=models,
+            engine="torch",
         ),
         Node(
             "fpt_ros.nodes.finetune_node",
