@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import os
 import platform
@@ -14,6 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from fpt_ros.core.memory import return_freed_memory
 
 # Of the many flags of a CPU, those that say how wide its arithmetic is.
 _ISA = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16",
@@ -73,8 +74,8 @@ class PeakMemory:
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
         else:
-            with suppress(OSError, AttributeError):
-                ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what was freed
+            return_freed_memory()
+            with suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")
 
     def now(self) -> int:

@@ -41,17 +41,32 @@ class Checkpoint:
 
     path: Path
     config: ModelConfig
-    state_dict: dict[str, Tensor]
+    state_dict: dict[str, Tensor]  # empty: see `without_weights`
     horizon_s: float  # what the predicted displacements span; 0 means unknown
     licence: str
     training: dict[str, Any]  # how the weights were made, for the reader
     sha256: str = ""  # of the file
 
     def build_model(self) -> FlowPokeModel:
-        """Build the network in eval mode. It shares its memory with `state_dict`."""
+        """Build the network in eval mode. It shares its memory with `state_dict`.
+
+        After `without_weights` they are read again. Raises CheckpointError if that cannot be done,
+        or the file is another one by now.
+        """
+        state = self.state_dict or self._read_again()
         model = _empty_model(self.config)
-        model.load_state_dict(self.state_dict, strict=True, assign=True)
+        model.load_state_dict(state, strict=True, assign=True)
         return model.eval()
+
+    def without_weights(self) -> Checkpoint:
+        """The same without the memory of the weights: built engines have their own."""
+        return replace(self, state_dict={})
+
+    def _read_again(self) -> dict[str, Tensor]:
+        again = load_checkpoint(self.path, self.config)
+        if again.sha256 != self.sha256:
+            raise CheckpointError(f"{self.path}: has changed since it was loaded; load it anew")
+        return again.state_dict
 
 
 def load_checkpoint(path: str | Path, config: ModelConfig | None = None) -> Checkpoint:

@@ -265,6 +265,7 @@ class _Stage:
             blob = _openvino().Tensor(np.frombuffer(self._file, np.uint8), shared_memory=True)
             self._compiled = _core().import_model(blob, "CPU", properties)
             self._request = self._compiled.create_infer_request()
+        self._file.madvise(mmap.MADV_DONTNEED)  # what was read need not stay in memory
         self._name = file.stem
         self._outputs = [port.any_name for port in self._compiled.outputs]
         self._is_packed = False  # all weights, into what the kernels read
@@ -289,7 +290,7 @@ class _Stage:
             self._request.infer()
             if not self._is_packed:
                 self._is_packed = True
-                self._file.madvise(mmap.MADV_DONTNEED)  # it would be a second copy in memory
+                self._file.madvise(mmap.MADV_DONTNEED)
             return {name: self._request.get_tensor(name) for name in self._outputs}
 
 

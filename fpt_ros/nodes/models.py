@@ -22,6 +22,7 @@ from std_msgs.msg import Header
 from fpt_ros.core.checkpoint import Checkpoint, load_checkpoint
 from fpt_ros.core.engine import TorchEngine
 from fpt_ros.core.errors import EngineError, FptError, InvalidInputError
+from fpt_ros.core.memory import return_freed_memory
 from fpt_ros.engines.cache import default_root
 from fpt_ros.engines.choose import Service, Wish, ready, torch_engine
 from fpt_ros.msg import ModelInfo
@@ -123,6 +124,7 @@ class Models:
         if built in service.to_build:
             raise EngineError(f"{built} was built and does not load: {service.refused[built]}")
         name = service.engine.name
+        checkpoint = checkpoint.without_weights()  # the engine has what it needs of them
         try:
             return self._made(checkpoint, service)
         except EngineError as error:
@@ -163,6 +165,7 @@ class Models:
     def _announce(self, pipeline: PredictorPipeline) -> None:
         self.info = pipeline.info(Header(stamp=self._node.get_clock().now().to_msg()))
         self._publisher.publish(self.info)
+        return_freed_memory()  # of weights that were read, and of the engine before
         service, info = pipeline.service, self.info
         self._node.get_logger().info(
             f"model {info.model_id} from {info.checkpoint} on {info.device}, run by "

@@ -96,6 +96,16 @@ def test_overwriting_the_file_does_not_change_a_loaded_model(tmp_path, as_zip):
         assert torch.equal(value, model.state_dict()[name])
 
 
+def test_weights_are_read_again_unless_the_file_is_another(saved, model):
+    light = load_checkpoint(saved).without_weights()
+    assert not light.state_dict
+    for name, value in light.build_model().state_dict().items():
+        assert torch.equal(value, model.state_dict()[name])
+    save_checkpoint(saved, FlowPokeModel(TINY))
+    with pytest.raises(CheckpointError, match="has changed since"):
+        light.build_model()
+
+
 def test_published_layout(tmp_path):
     model = FlowPokeModel(TINY_DINO)
     path = tmp_path / "fpt.pt"
