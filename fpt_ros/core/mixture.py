@@ -225,16 +225,17 @@ class GaussianMixture:
     def affine(self, matrix: Tensor, offset: Tensor | None = None) -> GaussianMixture:
         """Mixture of A d + b for d from this one, for an invertible A [2, 2] and b [2].
 
-        Raises InvalidInputError when A is singular, not finite or not [2, 2].
+        A may be on the CPU for a mixture on a GPU, which is then not waited for. Raises
+        InvalidInputError when A is singular, not finite or not [2, 2].
         """
-        matrix = torch.as_tensor(matrix, dtype=self.means.dtype, device=self.means.device)
+        matrix = torch.as_tensor(matrix, dtype=self.means.dtype)
         if matrix.shape != (2, 2):
             raise InvalidInputError(f"matrix must be [2, 2], got {list(matrix.shape)}")
         (a, b), (c, d) = matrix.tolist()
         determinant = a * d - b * c
         if not math.isfinite(determinant) or determinant == 0:
             raise InvalidInputError(f"matrix must be invertible, got {matrix.tolist()}")
-        means = self.means @ matrix.mT
+        means = self.means @ matrix.to(self.means.device).mT
         if offset is not None:
             means = means + torch.as_tensor(offset, dtype=means.dtype, device=means.device)
         # A L is a square root of the new covariance; a rotation from the right makes it lower.

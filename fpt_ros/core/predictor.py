@@ -475,9 +475,7 @@ class MotionPredictor:
         flags = np.where(seen & ~finite.cpu().numpy(), PointFlag.NONFINITE, 0)
         flags |= np.where(seen, 0, PointFlag.OUTSIDE_ROI)
         flags |= np.where(transform.in_image(points_px), 0, PointFlag.OUTSIDE_IMAGE)
-        scale = transform.displacement_to_source(
-            torch.eye(2, dtype=torch.float64, device=raw.device)
-        )
+        scale = transform.displacement_to_source(torch.eye(2, dtype=torch.float64))
         return self.engine.mixture(raw).affine(scale), flags.astype(np.uint8)
 
 

@@ -5,6 +5,7 @@ import torch
 
 from fpt_ros.core.engine import TorchEngine
 from fpt_ros.core.errors import EngineError
+from fpt_ros.engines import replay
 from fpt_ros.engines.cuda import CudaEngine, stage_runners
 from fpt_ros.engines.replay import Replayed
 from fpt_ros.engines.staged import StagedEngine, bucket
@@ -136,6 +137,28 @@ def test_work_is_prepared_once_per_size_and_reads_fixed_inputs_in_place():
     assert prepared[0]["image_key"] == fixed.data_ptr()
     run({"image_key": fixed, "x": torch.ones(1)})
     assert len(prepared) == 2
+
+
+def test_what_was_not_used_for_longest_makes_room(monkeypatch):
+    monkeypatch.setattr(replay, "_KEPT_BYTES", 100)
+    prepared = []
+
+    def prepare(buffers):
+        prepared.append(buffers["x"].numel())
+        return lambda: {"double": 2 * buffers["x"]}
+
+    run = Replayed(prepare, record=False)
+
+    def ask(n):  # 8 n bytes
+        assert run({"map_0": torch.ones(1000), "x": torch.full((n,), 3.0)})["double"].sum() == 6 * n
+
+    for n in (5, 6, 5, 2, 5, 6):  # 2 is too much beside 5 and 6, of which 6 has waited for longer
+        ask(n)
+    assert prepared == [5, 6, 2, 6]
+    ask(50)  # more than may be kept is kept while it is the only one
+    ask(50)
+    ask(6)
+    assert prepared == [5, 6, 2, 6, 50, 6]
 
 
 def test_failures_of_the_gpu_are_typed():
