@@ -112,7 +112,7 @@ def _list(root: Path) -> int:
         print(f"  {identity.get('runtime')} on {identity.get('device')}, {size / 1e6:.0f} MB")
         print(f"  weights {str(identity.get('weights_sha256'))[:12]}")
         print(f"  differs from PyTorch by {_errors(entry.record)}")
-    print(f"{len(entries)} engines in {root}")
+    print(f"{len(entries)} {'engine' if len(entries) == 1 else 'engines'} in {root}")
     return 0
 
 

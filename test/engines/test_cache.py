@@ -9,6 +9,7 @@ import threading
 import pytest
 import torch
 
+from fpt_ros import cli
 from fpt_ros.core.checkpoint import load_checkpoint, save_checkpoint
 from fpt_ros.core.errors import EngineError
 from fpt_ros.engines import cache, choose, openvino, tensorrt
@@ -48,6 +49,15 @@ def test_engine_is_stored_once_with_a_record_to_read(tmp_path):
     assert again.folder == entry.folder
     assert names(root) == [IDENTITY.key]
     assert [each.folder for each in cache.entries(root)] == [entry.folder]
+
+
+def test_the_list_breaks_no_words(tmp_path, capsys):
+    cache.store(tmp_path, IDENTITY, write_blob)
+    assert cli.main(["engine", "list", "--folder", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == IDENTITY.key
+    assert "  differs from PyTorch by mean_displacement 0.25" in lines
+    assert lines[-1] == f"1 engine in {tmp_path}"
 
 
 @pytest.mark.parametrize("field", [each.name for each in dataclasses.fields(cache.Identity)])
