@@ -1,21 +1,9 @@
 """The whole way in small: scenes, training, evaluation. What is learned must beat doing nothing."""
 
 import json
-import os
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from pathlib import Path
 
-import pytest
-
+from fpt_ros.cli import main
 from fpt_ros.core.config import HeadConfig, ModelConfig, PyramidEncoderConfig, TransformerConfig
-
-pytestmark = pytest.mark.integration
-
-# Threads that wait for each other on a busy machine only spin.
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 TINY = ModelConfig(
     PyramidEncoderConfig(64, 8, 16, 24, width=32, depth=1, heads=1, mlp_ratio=2),
@@ -25,21 +13,15 @@ TINY = ModelConfig(
 
 
 def fpt(*arguments: object) -> None:
-    command = [sys.executable, "-c", "from fpt_ros.cli import main; main()", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ONE_THREAD)
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
-def make_scenes(folder: Path, split: str, samples: int) -> None:
-    size = ("--image-px", 64, "--grid", 32, "--views", 4, "--outcomes", 2, "--workers", 1)
-    count = ("--count", samples, "--samples-per-shard", samples)
-    fpt("scenes", "--out", folder, "--split", split, "--seed", 1, *count, *size)
+    assert main([*map(str, arguments)]) == 0
 
 
 def test_a_tiny_model_beats_no_motion_on_scenes_it_has_not_seen(tmp_path):
     data, run, report = tmp_path / "data", tmp_path / "run", tmp_path / "report"
-    with ThreadPoolExecutor() as both:
-        list(both.map(partial(make_scenes, data), ("train", "val"), (128, 48)))
+    size = ("--image-px", 64, "--grid", 32, "--views", 4, "--outcomes", 2, "--workers", 1)
+    for split, n in (("train", 128), ("val", 48)):
+        count = ("--count", n, "--samples-per-shard", n)
+        fpt("scenes", "--out", data, "--split", split, "--seed", 1, *count, *size)
     (tmp_path / "tiny.json").write_text(TINY.to_json())
     steps = ("--steps", 200, "--batch", 8, "--learning-rate", 2e-3, "--ema", 0.98)
     where = ("--data", data, "--out", run, "--model", tmp_path / "tiny.json")
