@@ -30,6 +30,7 @@ SERVICE = "/predictor/predict_motion"
 SERVICE_REPLY = f"{SERVICE}/reply"  # exists in the recording only: bags hold no service calls
 MODEL_INFO = "/predictor/model_info"
 DIAGNOSTICS = "/diagnostics"
+PREDICTOR = "/predictor"  # its name there
 MAPS = ("/predictor/uncertainty", "/predictor/moving_part/mask", "/predictor/moving_part/score")
 
 # Maps are recorded with the first answers to each plan only: they have a megabyte each.
@@ -120,7 +121,9 @@ class Asker:
         elif topic == DIAGNOSTICS:
             report: DiagnosticArray = deserialize_message(cdr, kind)
             for status in report.status:
-                self.complaint = status.message if status.level == DiagnosticStatus.ERROR else ""
+                if status.name == PREDICTOR:
+                    is_error = status.level == DiagnosticStatus.ERROR
+                    self.complaint = status.message if is_error else ""
         elif topic in (MOTION, WHAT_IF_MOTION):
             answer: MotionDistribution = deserialize_message(cdr, kind)
             self._unanswered.discard(answer.id)

@@ -17,6 +17,7 @@ from demo.asker import (
     MAPS,
     MOTION,
     POKES,
+    PREDICTOR,
     SERVICE_REPLY,
     WHAT_IF,
     WHAT_IF_MOTION,
@@ -87,7 +88,8 @@ class Recording:
             self.asked_ns[message.id] = time_ns
         elif topic == DIAGNOSTICS:
             for status in message.status:
-                self.diagnostics = {entry.key: entry.value for entry in status.values}
+                if status.name == PREDICTOR:
+                    self.diagnostics = {entry.key: entry.value for entry in status.values}
 
     def refused(self, script: Sequence[Question]) -> list[str]:
         """Return the questions without a single good answer."""
