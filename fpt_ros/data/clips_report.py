@@ -25,8 +25,7 @@ def save_report(out: Path, report: Report) -> str:
     """
     panels = _examples(out, [split for split in report.samples if report.samples[split]])
     if panels:
-        sheet = draw.sheet(panels, columns=3)
-        cv2.imwrite(str(out / "tracks.png"), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+        draw.save(out / "tracks.png", draw.sheet(panels, columns=3))
     text = _markdown(report, bool(panels))
     (out / "tracks.md").write_text(text)
     return text

@@ -14,6 +14,7 @@ import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from fpt_ros import draw
 from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.train.state import try_to_write
 from fpt_ros.train.validate import ValidationSet, predict
@@ -151,21 +152,15 @@ def draw_views(model: FlowPokeModel, views: ValidationSet, device: torch.device)
     n = round(len(views.xy) ** 0.5)
     pictures = []
     for i in range(len(truth)):
-        image = views.image[i].permute(1, 2, 0).numpy().copy()
         longest = np.linalg.norm(truth[i], axis=-1).argmax()
-        start = views.xy[longest].numpy() * side
-        end = start + truth[i, longest] * side
-        cv2.arrowedLine(image, _pixel(start), _pixel(end), (255, 40, 40), 2, cv2.LINE_AA)
+        poke = side * np.concatenate([views.xy[longest].numpy(), truth[i, longest]])
+        image = draw.draw_pokes(views.image[i].permute(1, 2, 0).numpy(), poke[None])
         reach = max(float(np.linalg.norm(truth[i], axis=-1).max()), 1e-6)
         grey = np.clip(255 * score[i] / 4, 0, 255).astype(np.uint8).reshape(n, n, 1).repeat(3, 2)
         tiles = [_colour(truth[i], n, reach), _colour(mean[i], n, reach), grey]
         resized = [cv2.resize(t, (side, side), interpolation=cv2.INTER_NEAREST) for t in tiles]
         pictures.append(np.hstack([image, *resized]))
     return np.vstack(pictures)
-
-
-def _pixel(point: np.ndarray) -> tuple[int, int]:
-    return int(point[0]), int(point[1])
 
 
 def _colour(flow: np.ndarray, n: int, reach: float) -> np.ndarray:
