@@ -83,7 +83,7 @@ class StageGraph:
         """The graph in ONNX, float32."""
         with (
             warnings.catch_warnings(),
-            # With sizes that change, keeping this cache costs more than it saves: a third of all.
+            # With sizes that change, keeping this cache takes longer than what it saves.
             torch._dynamo.config.patch(fake_tensor_cache_enabled=False),
         ):
             warnings.simplefilter("ignore", FutureWarning)  # PyTorch about itself
