@@ -268,7 +268,8 @@ def upscaled(rgb: Image, shortest_px: int = 480) -> tuple[Image, int]:
 def save(path: Path, rgb: Image) -> None:
     """Write a picture in the format that its name ends in. Raises OSError if it cannot."""
     bgr = cv2.cvtColor(_copied(rgb), cv2.COLOR_RGB2BGR)
-    if not cv2.imwrite(str(path), bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]):
+    options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if path.suffix == ".jpg" else []
+    if not cv2.imwrite(str(path), bgr, options):
         raise OSError(f"{path} cannot be written")
 
 

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import mujoco
 import numpy as np
 
 from fpt_ros.core.errors import InvalidInputError
@@ -33,7 +32,7 @@ from fpt_ros.data.scenes.generate import (
     family_for,
     samples,
 )
-from fpt_ros.data.scenes.render import gl_renderer
+from fpt_ros.data.scenes.render import drawn_with
 from fpt_ros.data.tarfiles import add_file, jpeg, new_shard, npz, remove_stale
 
 log = logging.getLogger(__name__)
@@ -78,12 +77,7 @@ class ShardPlan:
 
     def made_with(self) -> dict[str, Any]:
         """What else the bytes depend on, JSON-ready. Raises RenderError without OpenGL."""
-        return {
-            "world": WORLD,
-            "mujoco": mujoco.__version__,
-            "opencv": cv2.__version__,
-            "gl_renderer": gl_renderer(),
-        }
+        return {"world": WORLD, "opencv": cv2.__version__, **drawn_with()}
 
 
 def scene_seed(split: str, seed: int, shard: int, scene: int) -> int:
@@ -200,7 +194,9 @@ def _check_facts(plan: ShardPlan, complete: bool) -> None:
         )
     if complete:
         return
-    for name, now in (("world", WORLD), ("mujoco", mujoco.__version__)):
+    made_with = plan.made_with()
+    for name in ("world", "mujoco"):
+        now = made_with[name]
         if name not in known:
             log.warning("%s does not say with which %s it was made: %s now", path, name, now)
         elif known[name] != now:

@@ -4,9 +4,11 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import signal
 import tarfile
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import fpt_ros
 from fpt_ros.cli.scenes import scenes
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.data.scenes.families import FAMILIES, UNSEEN_FAMILIES
@@ -140,6 +143,14 @@ def facts_with(expected, **changes):
     """The facts of a folder, changed; those set to None are left out."""
     facts = {**json.loads(expected["train.json"]), **changes}
     return json.dumps({name: value for name, value in facts.items() if value is not None})
+
+
+def test_mujoco_is_imported_once_its_platform_is_chosen():
+    """`fpt_ros.data.scenes` chooses it: an import of mujoco from elsewhere would come before."""
+    package = Path(fpt_ros.__file__).parent
+    outside = [path for path in package.rglob("*.py") if "scenes" not in path.parts]
+    importing = [p.name for p in outside if re.search(r"^\s*import mujoco", p.read_text(), re.M)]
+    assert importing == []
 
 
 @pytest.mark.parametrize("name", ["world", "mujoco"])

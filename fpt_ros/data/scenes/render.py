@@ -39,12 +39,12 @@ def _opengl() -> Iterator[None]:
         ) from error
 
 
-def gl_renderer() -> str:
-    """What draws on this machine, as OpenGL names it. Raises RenderError."""
+def drawn_with() -> dict[str, str]:
+    """MuJoCo's version and what draws for it, as OpenGL names it. Raises RenderError."""
     with _opengl():
         from OpenGL.GL import GL_RENDERER, glGetString
 
-        return glGetString(GL_RENDERER).decode()
+        return {"mujoco": mujoco.__version__, "gl_renderer": glGetString(GL_RENDERER).decode()}
 
 
 class SceneRenderer:
