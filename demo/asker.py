@@ -141,7 +141,8 @@ class Asker:
         if not self._node_has_image:
             self._ask_for_image()
             return
-        while self._to_ask and self._to_ask[0].at_s <= now_s:
+        # One for each image: where several are overdue, a plan would replace the one before it.
+        if self._to_ask and self._to_ask[0].at_s <= now_s:
             question = self._to_ask.pop(0)
             self._unanswered.add(question.id)
             self._ask(question, stamp)

@@ -58,11 +58,12 @@ def save(
     Raises OSError when they cannot be written.
     """
     wanted = {*best, *worst}
-    panels = {
-        sample.key: _panels(predictor, sample, threshold_nats)
-        for sample in samples
-        if sample.key in wanted
-    }
+    panels: dict[str, dict[str, np.ndarray]] = {}
+    for sample in samples:
+        if sample.key in wanted:
+            panels[sample.key] = _panels(predictor, sample, threshold_nats)
+        if len(panels) == len(wanted):
+            break
     written = []
     for name, keys in (("best.jpg", best), ("worst.jpg", worst)):
         rows = {title: image for key in keys for title, image in panels[key].items()}

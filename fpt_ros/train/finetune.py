@@ -380,16 +380,16 @@ class FineTuning:
         trial: blend.Trial,
         verdict: Verdict,
     ) -> None:
+        # Of a base that was fine-tuned itself the details go: a robot does this every night.
+        base_training = {k: v for k, v in self.base.training.items() if k != "fine_tuning"}
         save_checkpoint(
             self.config.out / TUNED_FILE,
             self._model(state),
             horizon_s=trainer.horizon_s,
             licence=self.base.licence,
-            # Of a base that was fine-tuned itself, what is said of that gives way: no growth.
             training={
-                **self.base.training,
+                "init": {"sha256": self.base.sha256, "training": base_training},
                 "fine_tuning": {
-                    "base_sha256": self.base.sha256,
                     "config": trainer.config.to_dict(),
                     "steps": trainer.step,
                     "share_of_tuned_weights": trial.share,

@@ -92,6 +92,7 @@ class Trainer:
         self.step = 0
         self.elapsed_s = 0.0
         self.best = math.inf
+        self.best_saved = math.inf  # the score of BEST_FILE, which a full disk may have kept old
         self.validation: dict[str, float] = {}
         self.validated_step = -1
         self.n_validations_since_best = 0
@@ -144,8 +145,7 @@ class Trainer:
                 ).shared()
                 if decision.validate:
                     self._validate()
-                # In a series of bad steps, the checkpoint to go back to is the one before it.
-                if decision.stop or (decision.checkpoint and not self.n_bad_in_a_row):
+                if decision.stop or decision.checkpoint:
                     self._checkpoint()
                 if decision.stop:
                     log.warning("stopped on request at step %d; go on with --resume", self.step)
@@ -161,7 +161,11 @@ class Trainer:
         self.elapsed_s = clock.now()
         if self.validated_step != self.step:
             self._validate()
-        self._checkpoint()
+        if not self._checkpoint():
+            raise TrainingError(
+                f"the weights of the last steps could not be written into {config.out}, the errors "
+                "above say why; make room, then go on from the last checkpoint with --resume"
+            )
         log.info("done: %d steps in %.1f minutes", self.step, self.elapsed_s / 60)
         return True
 
@@ -244,16 +248,18 @@ class Trainer:
         if self.reporter is None:
             return
         self.reporter.validation(self.step, measured, self.averaged_model, self.val, self.device)
-        if is_best:
-            path = self.config.out / BEST_FILE
-            try_to_write(str(path), lambda: self._export(path))
+        path = self.config.out / BEST_FILE
+        if score < self.best_saved and try_to_write(str(path), lambda: self._export(path)):
+            self.best_saved = score
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self) -> bool:
+        """Write state and weights; False if the disk did not take both."""
         if self.rank:
-            return
+            return True
         folder = self.config.out
-        try_to_write(str(folder / STATE_FILE), lambda: save_state(folder, self._state()))
-        try_to_write(str(folder / LAST_FILE), lambda: self._export(folder / LAST_FILE))
+        state = try_to_write(str(folder / STATE_FILE), lambda: save_state(folder, self._state()))
+        last = try_to_write(str(folder / LAST_FILE), lambda: self._export(folder / LAST_FILE))
+        return state and last
 
     def _export(self, path: Path) -> None:
         training = {
@@ -288,6 +294,7 @@ class Trainer:
             "step": self.step,
             "elapsed_s": self.elapsed_s,
             "best": self.best,
+            "best_saved": self.best_saved,
             "validated_step": self.validated_step,
             "n_validations_since_best": self.n_validations_since_best,
             "n_bad_in_a_row": self.n_bad_in_a_row,
@@ -320,6 +327,7 @@ class Trainer:
             self.step = int(state["step"])
             self.elapsed_s = float(state["elapsed_s"])
             self.best = float(state["best"])
+            self.best_saved = float(state.get("best_saved", self.best))
             self.validated_step = int(state.get("validated_step", -1))
             self.n_validations_since_best = int(state.get("n_validations_since_best", 0))
             self.n_bad_in_a_row = int(state["n_bad_in_a_row"])

@@ -25,9 +25,16 @@ def base_rate(training: Mapping[str, Any]) -> float:
     rates = []
     run: Any = training
     while isinstance(run, Mapping):
-        rates.append(run.get("config", {}).get("learning_rate", 0.0))
-        run = run.get("init", {}).get("training")
-    return max(rates) or PUBLISHED_RATE
+        rates.append(_within(run, "config", "learning_rate"))
+        run = _within(run, "init", "training")
+    # What a file says of itself may be anything.
+    known = [rate for rate in rates if isinstance(rate, float) and 0 < rate < math.inf]
+    return max(known, default=PUBLISHED_RATE)
+
+
+def _within(tree: Mapping[str, Any], outer: str, inner: str) -> Any:
+    section = tree.get(outer)
+    return section.get(inner) if isinstance(section, Mapping) else None
 
 
 def learning_rate(steps: int, batch: int, base_rate: float) -> float:

@@ -31,6 +31,7 @@ class Reporter:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder / "tensorboard"
         self._writer: SummaryWriter | None = None
+        self._disk_failed = False
         self._purge_step: int | None = None
         self._every_steps = every_steps
         self._sums: dict[str, float] = {}
@@ -59,9 +60,12 @@ class Reporter:
         self._record(SummaryWriter.flush)
 
     def _record(self, write: Callable[[SummaryWriter], object]) -> None:
-        """Write to TensorBoard if the disk takes it."""
+        """Write to TensorBoard if the disk takes it; if not, no more until the next validation."""
+        if self._disk_failed:
+            return
         if not try_to_write("TensorBoard entries", lambda: write(self._open())):
             self._writer = None  # one that has failed once fails for ever
+            self._disk_failed = True
 
     def _open(self) -> SummaryWriter:
         if self._writer is None:
@@ -116,6 +120,7 @@ class Reporter:
         listed = ", ".join(f"{name} {value:.3f}" for name, value in measured.items())
         log.info("validation at step %d: %s", step, listed)
         picture = draw_views(model, views, device)
+        self._disk_failed = False  # perhaps there is room now
 
         def write(writer: SummaryWriter) -> None:
             _add_scalars(writer, "val", measured, step)

@@ -63,6 +63,8 @@ def test_the_base_rate_is_that_of_the_run_that_brought_the_weights_up():
     assert recipe.base_rate(first) == 7e-4
     gentle = {"config": {"learning_rate": 2e-4}, "init": {"sha256": "", "training": first}}
     assert recipe.base_rate(gentle) == 7e-4
+    for foreign in ({"config": None}, {"init": "runs/a"}, {"config": {"learning_rate": "high"}}):
+        assert recipe.base_rate(foreign) == recipe.PUBLISHED_RATE
 
 
 @pytest.mark.parametrize(("n", "m", "share"), [(2, 12, 0.5), (12, 2, 0.5), (12, 12, 0.25)])
@@ -290,7 +292,7 @@ def test_a_run_leaves_weights_report_and_verdict(finished):
     assert tuned.config == TINY
     assert (tuned.horizon_s, tuned.licence) == (1.0, "CC-BY-4.0")
     base = load_checkpoint(config.base)
-    assert tuned.training["fine_tuning"]["base_sha256"] == base.sha256
+    assert tuned.training["init"] == {"sha256": base.sha256, "training": base.training}
     assert tuned.training["fine_tuning"]["config"]["learning_rate"] == pytest.approx(3e-3)
     assert any(not torch.equal(tuned.state_dict[n], w) for n, w in base.state_dict.items())
 

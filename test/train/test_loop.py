@@ -214,7 +214,6 @@ def test_bad_steps_are_skipped_then_stop_the_run(config):
     with pytest.raises(TrainingError, match=r"3 steps in a row.*--init .*/run/last\.safetensors"):
         trainer.run()
     assert trainer.step == 6
-    assert load_state(config.out)["step"] == 3  # before the first of them
     assert trainer.counts["step with a loss or gradient that is not finite"] == 4
     changed = trainer.model.state_dict()
     assert all(torch.isfinite(value).all() for value in changed.values())
@@ -295,14 +294,16 @@ def test_full_disk_costs_checkpoints_not_the_run(config, monkeypatch, caplog):
         if trainer.step == 3:
             trainer._validate()
             kept.update({name: (config.out / name).read_bytes() for name in names})
-            trainer.best = math.inf
+            trainer.best = trainer.best_saved = math.inf
             monkeypatch.setattr(torch, "save", full_for_torch)
             monkeypatch.setattr("fpt_ros.core.checkpoint.save_file", full_for_safetensors)
         return step(batch, progress)
 
     trainer._train_step = fill_disk
-    assert trainer.run()
+    with pytest.raises(TrainingError, match="make room"):  # not done, and says so
+        trainer.run()
     assert trainer.step == 8
+    assert trainer.best_saved == math.inf > trainer.best
     assert {path.name for path in config.out.iterdir()} == {*names, "tensorboard"}
     for name in names:
         assert (config.out / name).read_bytes() == kept[name]

@@ -1,5 +1,6 @@
 """TensorBoard: what a resumed run writes replaces what is later, and a full disk costs entries."""
 
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
@@ -44,10 +45,14 @@ def test_a_full_disk_costs_entries_not_the_run(tmp_path, monkeypatch, caplog):
         raise OSError(28, "No space left on device")
 
     write = RecordWriter.write
+    monkeypatch.setattr("fpt_ros.train.report.draw_views", lambda *_: np.zeros((4, 4, 3), np.uint8))
     reporter = Reporter(tmp_path, 1)
     with reporter.progress_bar(0):
         for step in range(1, 6):
             monkeypatch.setattr(RecordWriter, "write", full if step in (2, 3) else write)
+            if step == 4:  # it is not tried again before the next validation
+                assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+                reporter.validation(step, {}, None, None, None)
             reporter.step(step, 0.5, 4, {"loss": 1.0, **dict.fromkeys(MEASURES, 0.0)}, 0)
             reporter._record(lambda writer: writer.flush())
     assert "TensorBoard entries not written ([Errno 28] No space left on device)" in caplog.text
