@@ -9,7 +9,7 @@ import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,10 +60,49 @@ class FileReader(Protocol):
 
 @dataclass
 class OpenedFiles:
-    """Readers of a recording's files. `damages` says what cannot be read of them."""
+    """Readers of a recording's files, by name. `damages` says what cannot be read of them."""
 
-    readers: list[FileReader] = field(default_factory=list)
+    readers: dict[str, FileReader] = field(default_factory=dict)
     damages: list[str] = field(default_factory=list)
+
+    def messages(
+        self, name: str, topics: Collection[str] | None, start_ns: int | None, stop_ns: int | None
+    ) -> Stream:
+        """Messages of one file, in the order in which the file gives them; None = all."""
+        reader = self.readers[name]
+        wanted = [c for c in reader.connections if topics is None or c.topic in topics]
+        if not wanted:
+            return
+        for connection, stamp_ns, data in self._stored(name, wanted, start_ns, stop_ns):
+            is_packed = data[:4] == _ZSTD_MAGIC  # metadata.yaml tells it too, but may be missing
+            content = _bounded_zstd(data, MAX_EXPANDED_BYTES) if is_packed else data
+            yield connection, stamp_ns, content
+
+    def _stored(
+        self, name: str, wanted: list[Connection], start_ns: int | None, stop_ns: int | None
+    ) -> Stream:
+        """What is stored. Where SQLite stops at a damage, the pages after it are searched."""
+        reader = self.readers[name]
+        last_ns, count = start_ns, 0  # the time given last, and how often
+        try:
+            for item in reader.messages(wanted, start_ns, stop_ns):
+                last_ns, count = item[1], count + 1 if item[1] == last_ns else 1
+                yield item
+        except Exception as error:  # the parser meets untrusted bytes and raises many types
+            file = getattr(reader, "path", None)
+            if not isinstance(file, Path) or file.suffix != ".db3":
+                raise
+            damage = f"{name} is damaged, and read without what that concerns: {error}"
+            if damage not in self.damages:
+                self.damages.append(damage)
+            by_id = {connection.id: connection for connection in wanted}
+            with SqliteRemains(file, MAX_EXPANDED_BYTES) as remains:
+                left = [c for c in remains.connections if c.id in by_id]
+                for connection, stamp_ns, data in remains.messages(left, last_ns, stop_ns):
+                    if stamp_ns == last_ns and count:
+                        count -= 1
+                    else:
+                        yield by_id[connection.id], stamp_ns, data
 
 
 def open_files(path: Path, stack: ExitStack, scratch: Path | None = None) -> OpenedFiles:
@@ -78,7 +117,7 @@ def open_files(path: Path, stack: ExitStack, scratch: Path | None = None) -> Ope
     for number, file in enumerate(files, 1):
         is_last_hope = number == len(files) and not opened.readers
         _open_file(file, stack, opened, scratch, must_open=is_last_hope)
-    there = sum(reader.message_count for reader in opened.readers)
+    there = sum(reader.message_count for reader in opened.readers.values())
     if there < claimed:
         opened.damages.append(f"{there} of the {claimed} messages that were recorded can be read")
     return opened
@@ -90,20 +129,11 @@ def _open_file(
     try:
         is_packed = file.suffix == ".zstd"
         plain = _expanded(file, stack, scratch, opened.damages) if is_packed else file
-        opened.readers.append(_reader(plain, stack, opened.damages))
+        opened.readers[file.name] = _reader(plain, stack, opened.damages)
     except Exception as error:  # the parser meets untrusted bytes and raises many types
         if must_open:
             raise
         opened.damages.append(f"{file.name} cannot be read: {error or type(error).__name__}")
-
-
-def messages_of(
-    reader: FileReader, wanted: list[Connection], start_ns: int | None, stop_ns: int | None
-) -> Stream:
-    """Messages of one file, in the order in which the file gives them."""
-    for connection, stamp_ns, data in reader.messages(wanted, start_ns, stop_ns):
-        is_packed = data[:4] == _ZSTD_MAGIC  # metadata.yaml tells it too, but may be missing
-        yield connection, stamp_ns, _bounded_zstd(data, MAX_EXPANDED_BYTES) if is_packed else data
 
 
 # ---- which files ------------------------------------------------------------------------------

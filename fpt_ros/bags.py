@@ -20,7 +20,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from fpt_ros.bag_files import FileReader, messages_of, open_files
+from fpt_ros.bag_files import open_files
 from fpt_ros.core.errors import FptError, InvalidInputError
 from fpt_ros.share import shared_folder
 
@@ -57,7 +57,7 @@ class BagReader:
         self._stack = ExitStack()
         try:
             self._files = open_files(self.path, self._stack, scratch)
-            readers = self._files.readers
+            readers = self._files.readers.values()
             filled = [reader for reader in readers if reader.message_count]
             self.message_count = sum(reader.message_count for reader in filled)
             self.start_ns = min((reader.start_time for reader in filled), default=0)
@@ -92,15 +92,9 @@ class BagReader:
 
         Those recorded in [start_ns, stop_ns) only, if given; what lies outside costs little.
         """
-
-        def of_file(reader: FileReader) -> Iterator[tuple[Connection, int, bytes]]:
-            wanted = [c for c in reader.connections if topics is None or c.topic in topics]
-            if not wanted:
-                return iter(())
-            return messages_of(reader, wanted, start_ns, stop_ns)
-
+        files = self._files
         try:
-            streams = [of_file(reader) for reader in self._files.readers]
+            streams = [files.messages(name, topics, start_ns, stop_ns) for name in files.readers]
             for connection, stamp_ns, cdr in heapq.merge(*streams, key=lambda item: item[1]):
                 yield self._topics[connection.topic, connection.msgtype], stamp_ns, cdr
         except GeneratorExit:

@@ -117,6 +117,31 @@ def test_of_large_messages_those_with_their_end_are_read(tmp_path):
             assert survey(reader).read == len(found)
 
 
+@pytest.mark.parametrize("same_time", [False, True])
+def test_a_damage_in_the_middle_costs_only_the_message_it_hits(tmp_path, same_time):
+    """A page with the continuation of one message is zeroed; nothing else tells of it."""
+    file = tmp_path / "bag.db3"
+    contents = write(file, [20_000] * 50)
+    if same_time:
+        with sqlite3.connect(file) as bag:
+            bag.execute("UPDATE messages SET timestamp = 7 WHERE timestamp BETWEEN 5 AND 15")
+        bag.close()
+    whole = bytearray(file.read_bytes())
+    page = whole.index(contents[10][9000:9100]) // 4096 * 4096
+    whole[page : page + 4096] = bytes(4096)
+    file.write_bytes(whole)
+    with BagReader(file) as reader:
+        for _ in range(2):
+            assert [cdr for _, _, cdr in reader.messages()] == contents[:10] + contents[11:]
+            assert len(reader.damages) == 1
+            assert "bag.db3 is damaged" in reader.damages[0]
+        found = reader.messages(["/b"], 9 - 2 * same_time, 30)
+        assert [cdr for *_, cdr in found] == contents[(5 if same_time else 9) : 30 : 2]
+        found = survey(reader)
+        assert found.read == 49
+        assert "bag.db3 is damaged" in found.warnings[0]
+
+
 @pytest.mark.parametrize("size", [0, 10, 100, 3000, 4096, 9000])
 def test_a_recording_without_its_beginning_is_refused_by_name(tmp_path, size):
     write(tmp_path / "bag.db3", [100] * 100)

@@ -55,7 +55,7 @@ def survey(reader: BagReader, decode: int = 3) -> Survey:
     }
     intervals_s: dict[tuple[str, str], _Intervals] = {key: _Intervals() for key in topics}
     images: dict[tuple[str, str], list[str]] = {key: [] for key in topics}
-    warnings = list(reader.damages)
+    warnings: list[str] = []
     for topic, time_ns, cdr in _until_damage(reader, warnings):
         key = topic.name, topic.type_name
         entry = topics[key]
@@ -95,6 +95,7 @@ def _until_damage(reader: BagReader, warnings: list[str]) -> Iterator[tuple[BagT
         yield from reader.messages()
     except BagError as error:
         warnings.append(f"only what comes before a damage is used: {error}")
+    warnings[:0] = reader.damages  # some of them have shown while it was read
 
 
 class _Intervals:
