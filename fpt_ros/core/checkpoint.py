@@ -10,7 +10,9 @@ import hashlib
 import json
 import os
 import pickletools
+import stat
 import uuid
+import weakref
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +37,28 @@ _MAX_HORIZON_S = 3600.0  # longer ones are mistakes, and overflow ROS durations 
 _PUBLISHED_LICENCE = "not stated in the file; the published FPT weights are CC BY-NC 4.0"
 
 
+class _OpenFile:
+    """A file that can be read as long as this lives, whatever becomes of the path to it."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises CheckpointError if there is no such file, OSError if it cannot be opened."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{path}: no such file") from error
+        weakref.finalize(self, os.close, descriptor)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise CheckpointError(f"{path}: not a file")
+        self.path = Path(f"/proc/self/fd/{descriptor}")  # for libraries that want one
+
+    def sha256(self) -> str:
+        digest = hashlib.sha256()
+        with self.path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Weights with what is needed to build and to describe their network."""
@@ -46,12 +70,13 @@ class Checkpoint:
     licence: str
     training: dict[str, Any]  # how the weights were made, for the reader
     sha256: str = ""  # of the file
+    file: _OpenFile | None = None  # where the weights were read
 
     def build_model(self) -> FlowPokeModel:
         """Build the network in eval mode. It shares its memory with `state_dict`.
 
         After `without_weights` they are read again. Raises CheckpointError if that cannot be done,
-        or the file is another one by now.
+        or the file was overwritten; it may have been replaced or deleted.
         """
         state = self.state_dict or self._read_again()
         model = _empty_model(self.config)
@@ -62,11 +87,23 @@ class Checkpoint:
         """The same without the memory of the weights: built engines have their own."""
         return replace(self, state_dict={})
 
+    def check_file(self) -> None:
+        """Raise CheckpointError if the weights cannot be read again."""
+        assert self.file is not None, "made by hand"
+        try:
+            self._require_same(self.file.sha256())
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: cannot be read: {error}") from error
+
     def _read_again(self) -> dict[str, Tensor]:
-        again = load_checkpoint(self.path, self.config)
-        if again.sha256 != self.sha256:
-            raise CheckpointError(f"{self.path}: has changed since it was loaded; load it anew")
+        assert self.file is not None, "made by hand"
+        again = _load(self.path, self.file, self.config)
+        self._require_same(again.sha256)
         return again.state_dict
+
+    def _require_same(self, sha256: str) -> None:
+        if sha256 != self.sha256:
+            raise CheckpointError(f"{self.path}: was overwritten after it was loaded; load it anew")
 
 
 def load_checkpoint(path: str | Path, config: ModelConfig | None = None) -> Checkpoint:
@@ -78,22 +115,25 @@ def load_checkpoint(path: str | Path, config: ModelConfig | None = None) -> Chec
     """
     path = Path(path)
     try:
-        if not path.is_file():
-            raise CheckpointError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
-        with path.open("rb") as file:
-            is_zip = file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
-        checkpoint = (_read_pytorch if is_zip else _read_safetensors)(path, config)
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        file = _OpenFile(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    _check_finite(path, checkpoint.state_dict)
-    # The tensors are mapped from the file. A running network must not change, or crash, when
-    # somebody copies another file over it.
-    state = {name: each.clone() for name, each in checkpoint.state_dict.items()}
-    return replace(checkpoint, state_dict=state, sha256=digest.hexdigest())
+    return _load(path, file, config)
+
+
+def _load(path: Path, file: _OpenFile, config: ModelConfig | None) -> Checkpoint:
+    try:
+        with file.path.open("rb") as opened:
+            is_zip = opened.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
+        checkpoint = (_read_pytorch if is_zip else _read_safetensors)(path, file, config)
+        # The tensors are mapped from the file. A running network must not change, or crash, when
+        # somebody copies another file over it.
+        state = {name: each.clone() for name, each in checkpoint.state_dict.items()}
+        sha256 = file.sha256()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    _check_finite(path, state)
+    return replace(checkpoint, state_dict=state, sha256=sha256, file=file)
 
 
 def save_checkpoint(
@@ -149,18 +189,18 @@ def _empty_model(config: ModelConfig) -> FlowPokeModel:
         return FlowPokeModel(config)
 
 
-def _read_safetensors(path: Path, config: ModelConfig | None) -> Checkpoint:
+def _read_safetensors(path: Path, file: _OpenFile, config: ModelConfig | None) -> Checkpoint:
     try:
-        with safe_open(path, framework="pt") as file:
-            checkpoint = _described(path, file.metadata() or {}, config)
-            names = file.keys()
-            headers = {name: file.get_slice(name) for name in names}
+        with safe_open(file.path, framework="pt") as opened:
+            checkpoint = _described(path, opened.metadata() or {}, config)
+            names = opened.keys()
+            headers = {name: opened.get_slice(name) for name in names}
             _check_tensors(
                 path,
                 checkpoint.config,
                 {name: (each.get_dtype(), each.get_shape()) for name, each in headers.items()},
             )
-            checkpoint.state_dict.update((name, file.get_tensor(name)) for name in names)
+            checkpoint.state_dict.update((name, opened.get_tensor(name)) for name in names)
     except SafetensorError as error:
         raise CheckpointError(
             f"{path}: neither a safetensors file nor a PyTorch checkpoint, or damaged: {error}"
@@ -187,10 +227,10 @@ def _described(path: Path, metadata: dict[str, str], config: ModelConfig | None)
     return Checkpoint(path, config, {}, horizon_s, metadata.get("licence", ""), training)
 
 
-def _read_pytorch(path: Path, config: ModelConfig | None) -> Checkpoint:
+def _read_pytorch(path: Path, file: _OpenFile, config: ModelConfig | None) -> Checkpoint:
     try:
-        _check_archive(path)
-        tree = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        _check_archive(path, file)
+        tree = torch.load(file.path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, CheckpointError):
         raise
     except Exception as error:  # the unpickler fails in many ways on hostile or damaged files
@@ -213,12 +253,12 @@ def _reason(error: Exception) -> str:
     return next(filter(None, lines), type(error).__name__).partition(" Please use")[0]
 
 
-def _check_archive(path: Path) -> None:
+def _check_archive(path: Path, file: _OpenFile) -> None:
     """Raise CheckpointError if reading a PyTorch file could take more memory than its size.
 
     `weights_only` keeps a pickle from running code, not from asking for a bytearray of any length.
     """
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file.path) as archive:
         for entry in archive.infolist():
             if entry.compress_type != zipfile.ZIP_STORED:
                 raise CheckpointError(f"{path}: {entry.filename} is compressed, which is refused")

@@ -136,6 +136,7 @@ class Models:
 
     def _successor(self, checkpoint: Checkpoint, name: str, reason: str) -> PredictorPipeline:
         """Make one that takes over from an engine that has failed; at last PyTorch on the CPU."""
+        checkpoint.check_file()  # else the engine stays, and may work the next time
         self._worker.release()
         gc.collect()  # tracebacks may hold what is on the GPU
         try:
@@ -229,10 +230,19 @@ class Models:
         if self._taking_over or (engine.name == TorchEngine.name and recovers):
             return
         self._taking_over = True
-        self._succeed(failed, partial(self._successor, failed.checkpoint, engine.name, str(error)))
+        self._succeed(
+            failed,
+            partial(self._successor, failed.checkpoint, engine.name, str(error)),
+            f"{engine.name} failed: {error}; to serve again, call ~/load_model: ",
+        )
 
-    def _succeed(self, old: PredictorPipeline, make: Callable[[], PredictorPipeline]) -> None:
-        """Put another pipeline for the same model into the worker, and say so."""
+    def _succeed(
+        self, old: PredictorPipeline, make: Callable[[], PredictorPipeline], otherwise: str = ""
+    ) -> None:
+        """Put another pipeline for the same model into the worker, and say so.
+
+        otherwise: what to say before the reason why that cannot be done.
+        """
         generation, replaced = self._generation, weakref.ref(old)
 
         def successor() -> PredictorPipeline:
@@ -247,8 +257,8 @@ class Models:
             except futures.CancelledError:
                 pass
             except Exception as error:
-                self.engine_problem = self.engine_state = _described(error)
-                self._node.get_logger().warning(f"no other engine serves: {_described(error)}")
+                self.engine_problem = self.engine_state = f"{otherwise}{_described(error)}"
+                self._node.get_logger().warning(f"no other engine serves: {self.engine_problem}")
 
         self._worker.install(successor).add_done_callback(
             lambda done: self._outbox.post(partial(announce, done))

@@ -96,14 +96,62 @@ def test_overwriting_the_file_does_not_change_a_loaded_model(tmp_path, as_zip):
         assert torch.equal(value, model.state_dict()[name])
 
 
-def test_weights_are_read_again_unless_the_file_is_another(saved, model):
+def replace_by_another(path):
+    save_checkpoint(path, FlowPokeModel(TINY))
+
+
+def switch_link(path):
+    other = path.with_name("other.safetensors")
+    replace_by_another(other)
+    os.replace(path, path.with_name("kept.safetensors"))
+    path.symlink_to(other)
+
+
+@pytest.mark.parametrize("change", [replace_by_another, os.unlink, switch_link])
+def test_weights_are_read_again_whatever_becomes_of_the_path(saved, model, change):
     light = load_checkpoint(saved).without_weights()
     assert not light.state_dict
+    change(saved)
+    light.check_file()
     for name, value in light.build_model().state_dict().items():
         assert torch.equal(value, model.state_dict()[name])
-    save_checkpoint(saved, FlowPokeModel(TINY))
-    with pytest.raises(CheckpointError, match="has changed since"):
-        light.build_model()
+
+
+def test_published_weights_are_read_again(tmp_path):
+    path, model = tmp_path / "fpt.pt", FlowPokeModel(TINY_DINO)
+    torch.save({"model": model.state_dict()}, path)
+    light = load_checkpoint(path, TINY_DINO).without_weights()
+    path.unlink()
+    for name, value in light.build_model().state_dict().items():
+        assert torch.equal(value, model.state_dict()[name])
+
+
+def test_weights_of_a_file_that_was_overwritten_are_refused(saved, tmp_path):
+    light = load_checkpoint(saved).without_weights()
+    save_checkpoint(tmp_path / "other", FlowPokeModel(TINY))
+    saved.write_bytes((tmp_path / "other").read_bytes())
+    for read in (light.check_file, light.build_model):
+        with pytest.raises(CheckpointError, match=r"weights\.safetensors: was overwritten"):
+            read()
+
+
+def test_file_is_closed_with_the_last_checkpoint_that_reads_it(saved):
+    def n_open():
+        real = [os.path.realpath(each.path) for each in os.scandir("/proc/self/fd")]
+        return real.count(os.path.realpath(saved))
+
+    checkpoint = load_checkpoint(saved)
+    light = checkpoint.without_weights()
+    light.build_model()
+    del checkpoint
+    assert n_open() == 1
+    del light
+    assert n_open() == 0
+    for refused in ({"config": "{"}, {"format": None}):
+        rewrite(saved, refused)
+        with pytest.raises(CheckpointError):
+            load_checkpoint(saved)
+    assert n_open() == 0
 
 
 def test_published_layout(tmp_path):
@@ -190,8 +238,10 @@ def test_missing_file_and_folder(tmp_path):
         load_checkpoint(tmp_path / ("x" * 300))
     with pytest.raises(CheckpointError, match="no such file"):
         load_checkpoint(tmp_path / "none.safetensors")
-    with pytest.raises(CheckpointError, match="not a file"):
-        load_checkpoint(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(CheckpointError, match="not a file"):
+            load_checkpoint(path)
 
 
 def test_symbolic_link(saved, tmp_path):

@@ -1,6 +1,8 @@
 """The node changes engines while it serves, over real topics; builds are real processes."""
 
+import os
 import queue
+import shutil
 import subprocess
 import sys
 import weakref
@@ -32,7 +34,7 @@ from fpt_ros.nodes import engine_build, pipeline
 from fpt_ros.nodes import models as models_module
 from fpt_ros.nodes.predictor_node import PredictorNode
 from fpt_ros.params import Settings
-from fpt_ros.srv import PredictMotion
+from fpt_ros.srv import LoadModel, PredictMotion
 
 pytestmark = pytest.mark.integration
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -146,6 +148,60 @@ def test_engine_is_built_while_pytorch_serves_and_serves_at_once_the_next_time(
     assert second.ask().means == before.means
     assert "out of memory" in second.status().message
     assert gone == [True]
+
+
+@pytest.fixture(scope="module")
+def built(models, tmp_path_factory):
+    """A folder with the engine of a model."""
+    wish = choose.Wish("openvino", device="cpu", root=tmp_path_factory.mktemp("engines"))
+    checkpoint = load_checkpoint(models / "one.safetensors")
+    choose.build(checkpoint, "openvino", wish, lambda _: None)
+    return wish.root
+
+
+@pytest.fixture
+def failing(make_bench, models, built, tmp_path, monkeypatch):
+    """A node whose built engine fails from now on, and its checkpoint."""
+    path = tmp_path / "model.safetensors"
+    shutil.copy(models / "one.safetensors", path)
+    bench = make_bench(checkpoint=str(path), engine_dir=str(built), model_dir=str(tmp_path))
+    assert [each.engine for each in bench.infos] == ["openvino"]
+
+    def fail(*_):
+        raise EngineError("out of memory")
+
+    for name in ("query", "extend"):
+        monkeypatch.setattr(OpenVinoEngine, name, fail)
+    return bench, path
+
+
+@pytest.mark.parametrize("is_replaced", [True, False])
+def test_pytorch_takes_over_when_the_file_is_another_or_gone(failing, models, is_replaced):
+    bench, path = failing
+    if is_replaced:
+        shutil.copy(models / "two.safetensors", path.with_name("new"))
+        os.replace(path.with_name("new"), path)
+    else:
+        path.unlink()
+    assert bench.ask().status == MotionDistribution.MODEL_ERROR
+    assert bench.until_engine("torch").model_id == bench.infos[0].model_id
+    assert bench.ask().status == MotionDistribution.OK
+
+
+def test_engine_stays_when_pytorch_cannot_take_over(failing, models, monkeypatch):
+    bench, path = failing
+    path.write_bytes((models / "two.safetensors").read_bytes())  # the same file: nothing is left
+    for _ in range(2):
+        assert bench.ask().status == MotionDistribution.MODEL_ERROR
+    bench.ros.until(lambda: "was overwritten" in bench.status().message)
+    message = bench.status().message
+    assert "openvino failed: out of memory; to serve again, call ~/load_model" in message
+    monkeypatch.undo()
+    assert bench.ask().status == MotionDistribution.OK  # it has recovered
+    load = bench.tester.create_client(LoadModel, "predictor/load_model")
+    assert bench.ros.call(load, LoadModel.Request(path=path.name)).success
+    assert bench.ask().status == MotionDistribution.OK
+    assert bench.infos[-1].model_id != bench.infos[0].model_id
 
 
 def test_engine_that_does_not_load_is_built_anew_but_only_once(
