@@ -31,7 +31,7 @@ _PAGE_SIZES = {1 << power for power in range(9, 17)}
 _ROWS = 0x0D  # kind of the pages that hold rows
 _READ_BYTES = 1 << 20
 
-_LOG_MAGIC = b"\x37\x7f\x06"
+_LOG_WORDS = {b"\x37\x7f\x06\x82": "<", b"\x37\x7f\x06\x83": ">"}  # by how the log begins
 _LOG_HEADER_BYTES = 32
 _FRAME_HEADER_BYTES = 24
 
@@ -308,20 +308,28 @@ class _Pages:
                 self.claimed_bytes = max(self.there_bytes, pages * self._page_bytes)
 
     def _look_at_log(self, log: BinaryIO) -> None:
-        """Find the newest finished version of each page."""
+        """Find the newest finished version of each page, up to the first damage."""
         header = log.read(_LOG_HEADER_BYTES)
+        order = _LOG_WORDS.get(header[:4])
         page_bytes = int.from_bytes(header[8:12], "big")
-        if header[:3] != _LOG_MAGIC or page_bytes not in _PAGE_SIZES:
+        if order is None or page_bytes not in _PAGE_SIZES:
+            return
+        sums = _checksum(header[:24], order, (0, 0))
+        if header[24:] != struct.pack(">2I", *sums):
             return
         self._salts = header[16:24]
         length = _FRAME_HEADER_BYTES + page_bytes
         pending: dict[int, int] = {}
-        for position in range(_LOG_HEADER_BYTES, log.seek(0, 2) - length + 1, length):
-            log.seek(position)
-            number, pages, salts = struct.unpack(">II8s", log.read(16))
-            if salts != self._salts:  # left from before the log began anew
+        position = _LOG_HEADER_BYTES
+        while len(frame := log.read(length)) == length:
+            number, pages, salts, claimed = struct.unpack_from(">II8s8s", frame)
+            if not number or salts != self._salts:  # or left from before the log began anew
+                return
+            sums = _checksum(frame[:8] + frame[_FRAME_HEADER_BYTES:], order, sums)
+            if claimed != struct.pack(">2I", *sums):
                 return
             pending[number] = position
+            position += length
             if pages:  # the last of a transaction
                 self._frames |= pending
                 pending.clear()
@@ -344,6 +352,15 @@ def _page_bytes(header: bytes) -> int:
         return 0
     (size,) = struct.unpack_from(">H", header, 16)
     return 1 << 16 if size == 1 else int(size)
+
+
+def _checksum(data: bytes, order: str, sums: tuple[int, int]) -> tuple[int, int]:
+    """The log's running checksum, continued over these bytes."""
+    first, second = sums
+    for one, two in struct.iter_unpack(f"{order}2I", data):
+        first = first + one + second & 0xFFFFFFFF
+        second = second + two + first & 0xFFFFFFFF
+    return first, second
 
 
 def _beside(file: Path, ending: str) -> Path:

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import sqlite3
+import struct
 import subprocess
 import sys
 
@@ -222,6 +223,63 @@ def test_a_recording_that_is_being_written_is_read_and_left_alone(tmp_path, jour
         copy = shutil.copytree(folder, tmp_path / "copy") / file.name  # SQLite mends what it opens
         with sqlite3.connect(copy) as bag:
             assert dict(bag.execute("SELECT timestamp, data FROM messages")) == found
+
+
+def log_with_words(log, order, page_bytes=4096):
+    """The same log with its checksums in another byte order."""
+
+    def total(data, sums):
+        for word in np.frombuffer(data, f"{order}u4").tolist():
+            sums = sums[1], (sums[0] + word + sums[1]) % 2**32
+        return sums
+
+    log = bytearray(log)
+    log[3] = 0x83 if order == ">" else 0x82
+    sums = total(log[:24], (0, 0))
+    log[24:32] = struct.pack(">2I", *sums)
+    for at in range(32, len(log), 24 + page_bytes):
+        sums = total(log[at : at + 8] + log[at + 24 : at + 24 + page_bytes], sums)
+        log[at + 16 : at + 24] = struct.pack(">2I", *sums)
+    return bytes(log)
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_of_a_log_as_much_is_read_as_sqlite_reads(tmp_path, order):
+    """A transaction counts if all of it has reached the disk, not only the headers of its pages."""
+    with sqlite3.connect(tmp_path / "bag.db3", isolation_level=None) as bag:
+        bag.execute("PRAGMA journal_mode=wal")
+        bag.executescript(SCHEMA)
+        bag.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        for first in range(0, 60, 6):
+            bag.execute("BEGIN")
+            rows = [(i, b"%06d" % i * 300) for i in range(first, first + 6)]
+            bag.executemany("INSERT INTO messages VALUES (NULL, 1, ?, ?)", rows)
+            bag.execute("COMMIT")
+        main, log = (tmp_path / "bag.db3").read_bytes(), (tmp_path / "bag.db3-wal").read_bytes()
+    bag.close()
+    own_order = "<" if log[3] == 0x82 else ">"
+    assert log_with_words(log, own_order) == log
+    log = log_with_words(log, order)
+    rng = np.random.default_rng(0)
+    counts = set()
+    for trial in range(30):
+        bad = bytearray(log)
+        frame = 32 + int(rng.integers(0, len(log) // 4120)) * 4120
+        start, length = [(0, 0), (24, 4096), (0, 4120), (0, 4), (9, 1), (4000, 1)][trial % 6]
+        bad[frame + start : frame + start + length] = bytes(length)
+        if trial % 6 == 5:
+            bad = bad[: frame + 4110]
+        for folder in (tmp_path / f"{trial}", tmp_path / f"{trial}s"):
+            folder.mkdir()
+            (folder / "bag.db3").write_bytes(main)
+            (folder / "bag.db3-wal").write_bytes(bad)
+        found, _ = read(tmp_path / f"{trial}" / "bag.db3")
+        with sqlite3.connect(tmp_path / f"{trial}s" / "bag.db3") as bag:
+            assert dict(bag.execute("SELECT timestamp, data FROM messages")) == found
+        bag.close()
+        counts.add(len(found))
+    assert 60 in counts
+    assert len(counts) > 4
 
 
 def test_without_metadata_compressed_messages_are_known_by_their_beginning(tmp_path):
