@@ -56,7 +56,10 @@ class FineTuneConfig:
     """By how much the errors, over moving and over all points, may rise on the synthetic test."""
     test_views: int = 64
     """Views of each data set to measure on, before and after."""
-    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    selection: SelectionConfig = field(
+        default_factory=lambda: SelectionConfig(queries_on_parts=0.0, queries_at_borders=0.0)
+    )
+    """Queries everywhere alike: what stays is what is forgotten first."""
 
     seed: int = 0
     device: str = "auto"
