@@ -146,6 +146,7 @@ def _write(root: Path, identity: Identity, build: Callable[[Path], dict[str, Any
         record = {"identity": asdict(identity), **more, "files": files}
         (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
         for path in folder.iterdir():
+            path.chmod(0o444)  # one that is cut while it is mapped ends the process (SIGBUS)
             with path.open("rb") as file:
                 os.fsync(file.fileno())
         folder.chmod(0o755)

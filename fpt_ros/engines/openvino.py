@@ -265,10 +265,11 @@ class _Stage:
             blob = _openvino().Tensor(np.frombuffer(self._file, np.uint8), shared_memory=True)
             self._compiled = _core().import_model(blob, "CPU", properties)
             self._request = self._compiled.create_infer_request()
-        self._file.madvise(mmap.MADV_DONTNEED)  # what was read need not stay in memory
+            # What is needed again is read again, at any time: the file must stay as it is.
+            self._file.madvise(mmap.MADV_DONTNEED)
         self._name = file.stem
         self._outputs = [port.any_name for port in self._compiled.outputs]
-        self._is_packed = False  # all weights, into what the kernels read
+        self._has_run = False
 
     def __call__(self, inputs: Mapping[str, _Array]) -> dict[str, ov.Tensor]:
         """Run on inputs by name. Raises EngineError."""
@@ -288,9 +289,9 @@ class _Stage:
                     fresh = _openvino().Tensor(port.element_type, port.shape)
                     self._request.set_tensor(port.any_name, fresh)
             self._request.infer()
-            if not self._is_packed:
-                self._is_packed = True
-                self._file.madvise(mmap.MADV_DONTNEED)
+            if not self._has_run:
+                self._has_run = True
+                self._file.madvise(mmap.MADV_DONTNEED)  # the kernels have packed most of it
             return {name: self._request.get_tensor(name) for name in self._outputs}
 
 

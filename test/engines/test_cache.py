@@ -45,6 +45,7 @@ def test_engine_is_stored_once_with_a_record_to_read(tmp_path):
     assert record["identity"] == dataclasses.asdict(IDENTITY)
     assert record["parity"] == PARITY["parity"]
     assert record["files"]["encode.blob"]["bytes"] == 8
+    assert {path.stat().st_mode & 0o777 for path in entry.folder.iterdir()} == {0o444}
     again = cache.store(root, IDENTITY, lambda _: pytest.fail("it is there"))
     assert again.folder == entry.folder
     assert names(root) == [IDENTITY.key]
@@ -73,26 +74,31 @@ def test_whatever_differs_makes_another_engine_and_is_named(tmp_path, field):
         cache.find(tmp_path, other)
 
 
+def rewrite(path, data):
+    path.unlink()  # it is read-only
+    path.write_bytes(data)
+
+
 def flip_a_bit(folder):
     data = bytearray((folder / "encode.blob").read_bytes())
     data[3] ^= 1
-    (folder / "encode.blob").write_bytes(data)
+    rewrite(folder / "encode.blob", data)
 
 
 def cut_the_record(folder):
-    text = (folder / "engine.json").read_text()
-    (folder / "engine.json").write_text(text[: len(text) // 2])
+    data = (folder / "engine.json").read_bytes()
+    rewrite(folder / "engine.json", data[: len(data) // 2])
 
 
 def pretend(folder):
     record = json.loads((folder / "engine.json").read_text())
     record["identity"]["device"] = "another CPU"
-    (folder / "engine.json").write_text(json.dumps(record))
+    rewrite(folder / "engine.json", json.dumps(record).encode())
 
 
 def list_no_files(folder):
     record = json.loads((folder / "engine.json").read_text())
-    (folder / "engine.json").write_text(json.dumps({**record, "files": {}}))
+    rewrite(folder / "engine.json", json.dumps({**record, "files": {}}).encode())
 
 
 @pytest.mark.parametrize(
@@ -101,7 +107,7 @@ def list_no_files(folder):
         (flip_a_bit, r"encode\.blob is damaged"),
         (lambda folder: (folder / "encode.blob").unlink(), "damaged"),
         (lambda folder: (folder / "engine.json").unlink(), "damaged"),
-        (lambda folder: (folder / "engine.json").write_text("[]"), "damaged"),
+        (lambda folder: rewrite(folder / "engine.json", b"[]"), "damaged"),
         (cut_the_record, "damaged"),
         (pretend, "holds another engine"),
         (list_no_files, "does not hold the files"),
@@ -133,6 +139,7 @@ def test_failed_build_leaves_nothing_and_the_old_engine_alone(tmp_path):
     with pytest.raises(EngineError, match="too different"):
         cache.store(tmp_path, IDENTITY, fail(EngineError("too different")), rebuild=True)
     assert cache.find(tmp_path, IDENTITY)
+    cache.store(tmp_path, IDENTITY, write_blob, rebuild=True)
     assert names(tmp_path) == [IDENTITY.key]
 
 

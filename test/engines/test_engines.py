@@ -151,6 +151,12 @@ def test_encoder_in_eight_bits_passes_the_gate(tmp_path, monkeypatch):
     assert found.relative_displacement > 1e-3  # it is not in float32
 
 
+def test_kernel_that_does_not_let_go_of_pages_is_the_engines_fault(model, folder, monkeypatch):
+    monkeypatch.setattr(openvino.mmap, "MADV_DONTNEED", -1)
+    with pytest.raises(EngineError, match=r"cannot load .*encode\.blob: .*Invalid argument"):
+        openvino.OpenVinoEngine(model.config, folder, "fp32", CPU)
+
+
 def test_broken_files_are_named(model, folder, tmp_path):
     with pytest.raises(EngineError, match=r"cannot load .*encode\.blob"):
         openvino.OpenVinoEngine(model.config, tmp_path, "fp32", CPU)
