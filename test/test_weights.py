@@ -1,10 +1,16 @@
 """Finding the weights that come with the package."""
 
+from pathlib import Path
+
 import pytest
 
 from fpt_ros import share
+from fpt_ros.core.checkpoint import load_checkpoint
 from fpt_ros.core.errors import CheckpointError
+from fpt_ros.train.recipe import base_rate
 from fpt_ros.weights import default_checkpoint
+
+WEIGHTS = Path(__file__).parent.parent / "weights" / "fpt_small.safetensors"
 
 
 @pytest.fixture
@@ -49,3 +55,8 @@ def test_weights_are_not_chosen_at_random(package, tmp_path):
         (folder / name).touch()
     with pytest.raises(CheckpointError, match=r"several weights \(a.safetensors, b.safetensors\)"):
         default_checkpoint()
+
+
+def test_the_default_weights_tell_the_runs_behind_them():
+    """Fine-tuning takes its rate from the run that brought them up, which others followed."""
+    assert base_rate(load_checkpoint(WEIGHTS).training) == 7e-4
