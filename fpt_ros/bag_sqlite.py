@@ -36,7 +36,9 @@ _LOG_HEADER_BYTES = 32
 _FRAME_HEADER_BYTES = 24
 
 _INTEGER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 7: 8}
-_MAX_TOPIC_BYTES = 1 << 20
+_MAX_COLUMNS = 6  # of what is looked for
+_MAX_TOPIC_BYTES = 1 << 16
+_MAX_TOPICS = 4096
 _NO_DEFINITION = MessageDefinition(MessageDefinitionFormat.NONE, "")
 _SORTED_TOGETHER = 256
 """Messages are written about in order of time: what is too late is so by less than this many."""
@@ -68,8 +70,10 @@ class SqliteRemains:
     """
 
     def __init__(self, file: Path, max_message_bytes: int) -> None:
-        self._max_bytes = max_message_bytes
         self._pages = _Pages(file)
+        # Sound rows share nothing, so that together they are not larger than the files.
+        self._unread_bytes = self._pages.size_bytes
+        self._max_bytes = min(max_message_bytes, self._unread_bytes)
         self.there_bytes, self.claimed_bytes = self._pages.there_bytes, self._pages.claimed_bytes
         self.start_time, self.end_time = (1 << 63) - 1, 0
         # The pages with messages, and the first and the last time in each.
@@ -123,19 +127,26 @@ class SqliteRemains:
         for number in self._pages.with_rows():
             rows = self._pages.rows(number)
             messages = list(filter(None, map(self._message, rows)))
-            for message in messages:
-                counts[message.topic_id] += 1
-            if messages:
+            if messages and self._may_read(*(message.row for message in messages)):
+                for message in messages:
+                    counts[message.topic_id] += 1
                 times = [message.time_ns for message in messages]
                 self._numbers.append(number)
                 self._first_ns.append(min(times))
                 self._last_ns.append(max(times))
-            else:
+            elif not messages and len(topics) < _MAX_TOPICS:
                 topics |= dict(filter(None, map(self._topic, rows)))
         self._drop_last(counts)
         if self._numbers:
             self.start_time, self.end_time = min(self._first_ns), max(self._last_ns) + 1
         return topics, counts
+
+    def _may_read(self, *rows: _Row) -> bool:
+        total = sum(row.length for row in rows)
+        if total > self._unread_bytes:
+            return False
+        self._unread_bytes -= total
+        return True
 
     def _drop_last(self, counts: Counter[int]) -> None:
         """Leave out the last messages, whose content lies beyond the end of the file."""
@@ -178,10 +189,11 @@ class SqliteRemains:
     def _topic(self, row: _Row) -> tuple[tuple[int, str, str], ConnectionExtRosbag2] | None:
         """A row of `topics`: id, name, type, format, and from some version on QoS and a hash."""
         columns = _columns(row)
-        if columns is None or not 4 <= len(columns) <= 6 or row.length > _MAX_TOPIC_BYTES:
+        if columns is None or len(columns) < 4 or row.length > _MAX_TOPIC_BYTES:
             return None
-        whole = self._pages.whole(row)
-        if whole is None or columns[0][0] or any(k < 13 or k % 2 == 0 for k, _ in columns[1:]):
+        if columns[0][0] or any(kind < 13 or kind % 2 == 0 for kind, _ in columns[1:]):
+            return None
+        if not self._may_read(row) or (whole := self._pages.whole(row)) is None:
             return None
         try:
             texts = [
@@ -213,6 +225,7 @@ class _Pages:
             self._look_at_file()
             if (log := _beside(file, "-wal")).is_file():
                 self._log = log.open("rb")
+                self.size_bytes += _size(log)
                 self._look_at_log(self._log)
             if self._page_bytes not in _PAGE_SIZES:
                 raise ValueError(
@@ -250,16 +263,21 @@ class _Pages:
         (count,) = struct.unpack_from(">H", page, start + 3)
         if start + 8 + 2 * count > len(page):
             return []
-        return [
-            row
-            for place in struct.unpack_from(f">{count}H", page, start + 8)
-            if (row := self._row(page, place)) is not None
-        ]
+        rows, local_bytes = [], 0
+        for place in struct.unpack_from(f">{count}H", page, start + 8):
+            if (row := self._row(page, place)) is not None:
+                rows.append(row)
+                local_bytes += len(row.local)
+                if local_bytes > self._usable:  # they overlap: a small page could hold any amount
+                    return []
+        return rows
 
     def whole(self, row: _Row) -> bytes | None:
         """All of a row; None if its end is gone."""
         parts, length, number = [row.local], len(row.local), row.overflow
-        while length < row.length and number:
+        seen = {0}
+        while length < row.length and number not in seen:
+            seen.add(number)
             page = self._page(number)
             part = page[4 : min(self._usable, 4 + row.length - length)]
             parts.append(part)
@@ -300,7 +318,7 @@ class _Pages:
 
     def _look_at_file(self) -> None:
         header = self._file.read(_HEADER_BYTES)
-        self.there_bytes = self.claimed_bytes = self._file.seek(0, 2)
+        self.size_bytes = self.there_bytes = self.claimed_bytes = self._file.seek(0, 2)
         self._page_bytes = _page_bytes(header)
         if self._page_bytes:
             changes, pages = struct.unpack_from(">II", header, 24)
@@ -387,8 +405,11 @@ def _columns(row: _Row) -> list[tuple[int, int]] | None:
     header_end, place = _varint(row.local, 0)
     if not place <= header_end <= len(row.local):
         return None
-    columns, start = [], header_end
+    columns: list[tuple[int, int]] = []
+    start = header_end
     while place < header_end:
+        if len(columns) == _MAX_COLUMNS:
+            return None
         kind, place = _varint(row.local, place)
         columns.append((kind, start))
         start += (kind - 12) // 2 if kind >= 12 else _INTEGER_BYTES.get(kind, 0)

@@ -6,6 +6,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -141,6 +142,59 @@ def test_a_damage_in_the_middle_costs_only_the_message_it_hits(tmp_path, same_ti
         found = survey(reader)
         assert found.read == 49
         assert "bag.db3 is damaged" in found.warnings[0]
+
+
+def repeat_row(file, content, times, page_bytes):
+    """Let the page with the beginning of a row, its only one, name it many times; unfinished."""
+    whole = bytearray(file.read_bytes())
+    page = whole.index(content) // page_bytes * page_bytes
+    row = whole[page + 8 : page + 10]
+    whole[page + 3 : page + 5] = struct.pack(">H", times)
+    whole[page + 8 : page + 8 + 2 * times] = row * times
+    file.write_bytes(whole[:-1])
+
+
+@pytest.mark.parametrize("size", [20_000, 489 + 4092 * 30])
+def test_rows_that_share_their_bytes_are_not_multiplied(tmp_path, size):
+    """One row is named by many cells: in a page of its own, and with a long continuation."""
+    file = tmp_path / "bag.db3"
+    times, page_bytes = (12_000, 65536) if size < 50_000 else (8, 4096)
+    contents = write(file, [size], page_bytes)
+    repeat_row(file, contents[0][:100], times, page_bytes)
+    tracemalloc.start()
+    found, reader = read(file)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert not found
+    assert reader.message_count == 0
+    assert peak < 5_000_000
+
+
+def test_a_row_that_continues_in_itself_is_left_out(tmp_path):
+    file = tmp_path / "bag.db3"
+    contents = write(file, [20_000] * 5)
+    whole = bytearray(file.read_bytes())
+    page = whole.index(contents[2][9000:9100]) // 4096
+    whole[4096 * page : 4096 * page + 4] = struct.pack(">I", page + 1)  # pages count from 1
+    file.write_bytes(whole[:-1])
+    found, _ = read(file)
+    assert list(found) == [0, 1, 3]  # and not the last, whose end is cut off
+
+
+def test_of_topics_there_may_not_be_too_many_nor_too_long_ones(tmp_path):
+    file = tmp_path / "bag.db3"
+    write(file, [100] * 5)
+    with sqlite3.connect(file) as bag:
+        bag.execute("INSERT INTO topics VALUES (3, '/c', 'std_msgs/msg/String', 'cdr', ?, '')",
+                    ("x" * 70_000,))  # fmt: skip
+        bag.executemany("INSERT INTO topics VALUES (?, ?, 'std_msgs/msg/String', 'cdr', '', '')",
+                        [(i, f"/t{i}") for i in range(4, 9000)])  # fmt: skip
+    bag.close()
+    file.write_bytes(file.read_bytes()[:-1])
+    found, reader = read(file)
+    assert len(found) == 5
+    assert 4096 <= len(reader.topics) < 4300
+    assert "/c" not in {topic.name for topic in reader.topics}
 
 
 @pytest.mark.parametrize("size", [0, 10, 100, 3000, 4096, 9000])
