@@ -11,8 +11,10 @@ from torch import Tensor
 
 from ..core.errors import EngineError
 
-# What the inputs and outputs of all sizes of a stage may take; the one not used for longest makes
-# room. In bfloat16 FPT-Base takes 25 MB for 4096 points, 300 MB for 16 candidates of 256 pokes.
+# How many sizes of a stage are kept, and what their inputs and outputs may take; the one not used
+# for longest makes room. In bfloat16 FPT-Base takes 25 MB for 4096 points, 300 MB for 16 candidates
+# of 256 pokes. What a recording or a runtime needs for itself is not known: hence the number.
+_KEPT_SIZES = 64
 _KEPT_BYTES = 2 << 30
 
 # Inputs that have the same address in every call, so that the work may read them where they are.
@@ -52,7 +54,9 @@ class Replayed:
             work = self._sizes[size] = self._work(inputs)
             outputs = work.run(inputs)
             work.n_bytes += sum(each.nbytes for each in outputs.values())
-            while len(self._sizes) > 1 and self._n_bytes() > _KEPT_BYTES:
+            while len(self._sizes) > _KEPT_SIZES or (
+                len(self._sizes) > 1 and self._n_bytes() > _KEPT_BYTES
+            ):
                 self._sizes.popitem(last=False)
             return outputs
         except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is one of them

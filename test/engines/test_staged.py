@@ -139,8 +139,8 @@ def test_work_is_prepared_once_per_size_and_reads_fixed_inputs_in_place():
     assert len(prepared) == 2
 
 
-def test_what_was_not_used_for_longest_makes_room(monkeypatch):
-    monkeypatch.setattr(replay, "_KEPT_BYTES", 100)
+def prepared_for(asked):
+    """The sizes that were prepared while these were asked for, of 8 bytes each."""
     prepared = []
 
     def prepare(buffers):
@@ -148,17 +148,22 @@ def test_what_was_not_used_for_longest_makes_room(monkeypatch):
         return lambda: {"double": 2 * buffers["x"]}
 
     run = Replayed(prepare, record=False)
+    for n in asked:
+        inputs = {"map_0": torch.ones(1000), "x": torch.full((n,), 3.0)}
+        assert run(inputs)["double"].sum() == 6 * n
+    return prepared
 
-    def ask(n):  # 8 n bytes
-        assert run({"map_0": torch.ones(1000), "x": torch.full((n,), 3.0)})["double"].sum() == 6 * n
 
-    for n in (5, 6, 5, 2, 5, 6):  # 2 is too much beside 5 and 6, of which 6 has waited for longer
-        ask(n)
-    assert prepared == [5, 6, 2, 6]
-    ask(50)  # more than may be kept is kept while it is the only one
-    ask(50)
-    ask(6)
-    assert prepared == [5, 6, 2, 6, 50, 6]
+@pytest.mark.parametrize(("limit", "most"), [("_KEPT_BYTES", 100), ("_KEPT_SIZES", 2)])
+def test_what_was_not_used_for_longest_makes_room(monkeypatch, limit, most):
+    monkeypatch.setattr(replay, limit, most)
+    # 2 is too much beside 5 and 6, of which 6 has waited for longer.
+    assert prepared_for([5, 6, 5, 2, 5, 6]) == [5, 6, 2, 6]
+
+
+def test_more_than_may_be_kept_is_kept_while_it_is_the_only_one(monkeypatch):
+    monkeypatch.setattr(replay, "_KEPT_BYTES", 100)
+    assert prepared_for([6, 50, 50, 6]) == [6, 50, 6]
 
 
 def test_failures_of_the_gpu_are_typed():
