@@ -60,10 +60,21 @@ class FileReader(Protocol):
 
 @dataclass
 class OpenedFiles:
-    """Readers of a recording's files, by name. `damages` says what cannot be read of them."""
+    """Readers of a recording's files, by name.
+
+    `damages` says what cannot be read of them; `left_out`, which messages could not be expanded.
+    """
 
     readers: dict[str, FileReader] = field(default_factory=dict)
     damages: list[str] = field(default_factory=list)
+    left_out: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def all_damages(self) -> list[str]:
+        """All that is known so far."""
+        return self.damages + [
+            f"{count} compressed messages of {name} are damaged and left out: {reason}"
+            for name, (count, reason) in self.left_out.items()
+        ]
 
     def messages(
         self, name: str, topics: Collection[str] | None, start_ns: int | None, stop_ns: int | None
@@ -73,10 +84,17 @@ class OpenedFiles:
         wanted = [c for c in reader.connections if topics is None or c.topic in topics]
         if not wanted:
             return
+        bad = 0
         for connection, stamp_ns, data in self._stored(name, wanted, start_ns, stop_ns):
-            is_packed = data[:4] == _ZSTD_MAGIC  # metadata.yaml tells it too, but may be missing
-            content = _bounded_zstd(data, MAX_EXPANDED_BYTES) if is_packed else data
-            yield connection, stamp_ns, content
+            if data[:4] == _ZSTD_MAGIC:  # metadata.yaml tells it too, but may be missing
+                try:
+                    data = _bounded_zstd(data, MAX_EXPANDED_BYTES)
+                except (ValueError, zstd.ZstdError) as error:
+                    bad += 1
+                    if bad > self.left_out.get(name, (0, ""))[0]:  # by the reading with most
+                        self.left_out[name] = bad, str(error)
+                    continue
+            yield connection, stamp_ns, data
 
     def _stored(
         self, name: str, wanted: list[Connection], start_ns: int | None, stop_ns: int | None

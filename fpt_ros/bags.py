@@ -70,7 +70,7 @@ class BagReader:
     @property
     def damages(self) -> list[str]:
         """What cannot be read of the recording, known so far."""
-        return list(self._files.damages)
+        return self._files.all_damages()
 
     @property
     def topics(self) -> list[BagTopic]:

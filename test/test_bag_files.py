@@ -1,5 +1,6 @@
 """Recordings that are compressed to burst, cut off, never closed or partly gone."""
 
+import sqlite3
 import struct
 
 import lz4.frame
@@ -83,10 +84,11 @@ def test_a_compressed_message_or_file_may_not_burst(tmp_path, monkeypatch):
     texts = ["x" * 100, "y" * 200_000]
     write(tmp_path / "m", texts, StoragePlugin.SQLITE3, CompressionMode.MESSAGE)
     with BagReader(tmp_path / "m") as reader:
-        messages = reader.messages()
-        assert b"x" * 100 in next(messages)[2]
-        with pytest.raises(BagError, match="more than 10000 bytes"):
-            next(messages)
+        (message,) = reader.messages()
+        assert b"x" * 100 in message[2]
+        (damage,) = reader.damages
+        assert "1 compressed messages of m.db3" in damage
+        assert "more than 10000 bytes" in damage
     write(tmp_path / "f", texts, StoragePlugin.SQLITE3, CompressionMode.FILE)
     with BagReader(tmp_path / "f") as reader:
         assert sum(1 for _ in reader.messages()) == 2
@@ -94,6 +96,25 @@ def test_a_compressed_message_or_file_may_not_burst(tmp_path, monkeypatch):
     monkeypatch.setattr("fpt_ros.bag_files._SMALL_FILE_BYTES", 0)
     with pytest.raises(BagError, match="expands to more than"):
         BagReader(tmp_path / "f")
+
+
+def test_a_damaged_compressed_message_costs_only_itself(tmp_path):
+    texts = [f"{i:04d}" * 50 for i in range(20)]
+    file = write(tmp_path / "bag", texts, StoragePlugin.SQLITE3, CompressionMode.MESSAGE)
+    with sqlite3.connect(file) as bag:
+        cut = "UPDATE messages SET data = substr(data, 1, length(data) - 5) WHERE timestamp = 3"
+        bag.execute(cut)
+        bag.execute("UPDATE messages SET data = ? WHERE timestamp = 9", (b"\x28\xb5\x2f\xfd??",))
+    bag.close()
+    with BagReader(tmp_path / "bag") as reader:
+        for _ in range(2):
+            stamps = [stamp for _, stamp, _ in reader.messages()]
+            assert stamps == [i for i in range(20) if i not in (3, 9)]
+            (damage,) = reader.damages
+            assert damage.startswith("2 compressed messages of bag.db3 are damaged")
+        found = survey(reader)
+    assert found.read == 18
+    assert damage in found.warnings
 
 
 @pytest.mark.parametrize("mode", [CompressionMode.NONE, CompressionMode.STORAGE])

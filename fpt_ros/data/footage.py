@@ -196,13 +196,13 @@ class BagFootage:
         origin_ns = reader.start_ns
         start_ns, stop_ns = (origin_ns + round(t * 1e9) for t in (start_s, stop_s))
         messages = reader.messages({self._topic.name}, start_ns, stop_ns)
-        damages = len(reader.damages)
+        damages = reader.damages
         before: tuple[int, int] | None = None
         while True:
             try:
                 topic, logged_ns, cdr = next(messages)
             except StopIteration:
-                if len(reader.damages) > damages:
+                if reader.damages != damages:
                     skipped["damaged part of the recording"] += 1
                 return
             except BagError:
