@@ -225,7 +225,7 @@ class GaussianMixture:
     def affine(self, matrix: Tensor, offset: Tensor | None = None) -> GaussianMixture:
         """Mixture of A d + b for d from this one, for an invertible A [2, 2] and b [2].
 
-        A may be on the CPU for a mixture on a GPU, which is then not waited for. Raises
+        On the CPU, A and b cost a mixture on a GPU no copy and no waiting. Raises
         InvalidInputError when A is singular, not finite or not [2, 2].
         """
         matrix = torch.as_tensor(matrix, dtype=self.means.dtype)
@@ -235,9 +235,9 @@ class GaussianMixture:
         determinant = a * d - b * c
         if not math.isfinite(determinant) or determinant == 0:
             raise InvalidInputError(f"matrix must be invertible, got {matrix.tolist()}")
-        means = self.means @ matrix.to(self.means.device).mT
-        if offset is not None:
-            means = means + torch.as_tensor(offset, dtype=means.dtype, device=means.device)
+        e, f = (0.0, 0.0) if offset is None else torch.as_tensor(offset).tolist()
+        x, y = self.means.unbind(-1)
+        means = torch.stack([a * x + b * y + e, c * x + d * y + f], dim=-1)
         # A L is a square root of the new covariance; a rotation from the right makes it lower.
         l00, l10, l11 = self._factors()
         m00, m01 = a * l00 + b * l10, b * l11

@@ -436,6 +436,7 @@ def test_affine_map_changes_the_density_by_its_determinant(seed):
     torch.testing.assert_close(log_prob, mixture.log_prob(x), rtol=1e-6, atol=1e-6)
     assert (mapped.scale_tril[..., 0, 1] == 0).all()
     assert (mapped.scale_tril.diagonal(dim1=-2, dim2=-1) > 0).all()
+    assert mixture.to(torch.float32).affine(matrix, offset).means.dtype == torch.float32
 
 
 @pytest.mark.parametrize(
