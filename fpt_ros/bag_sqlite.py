@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+import numpy as np
 from rosbags.interfaces import (
     Connection,
     ConnectionExtRosbag2,
@@ -40,8 +41,6 @@ _MAX_COLUMNS = 6  # of what is looked for
 _MAX_TOPIC_BYTES = 1 << 16
 _MAX_TOPICS = 4096
 _NO_DEFINITION = MessageDefinition(MessageDefinitionFormat.NONE, "")
-_SORTED_TOGETHER = 256
-"""Messages are written about in order of time: what is too late is so by less than this many."""
 
 
 class _Row(NamedTuple):
@@ -75,16 +74,15 @@ class SqliteRemains:
         self._unread_bytes = self._pages.size_bytes
         self._max_bytes = min(max_message_bytes, self._unread_bytes)
         self.there_bytes, self.claimed_bytes = self._pages.there_bytes, self._pages.claimed_bytes
-        self.start_time, self.end_time = (1 << 63) - 1, 0
-        # The pages with messages, and the first and the last time in each.
-        self._numbers, self._first_ns, self._last_ns = array("Q"), array("q"), array("q")
         try:
-            topics, counts = self._survey()
+            topics, pages = self._topics_and_pages()
             if not topics:
                 raise ValueError(
                     "it is no recording, or its beginning, with the topics, is damaged: copy it "
                     "anew, if there is a whole one"
                 )
+            self._topic_ids = {topic_id for topic_id, _, _ in topics}
+            counts = self._survey(pages)
             self.connections = [
                 Connection(*key, _NO_DEFINITION, "", counts[key[0]], ext, self)
                 for key, ext in topics.items()
@@ -104,8 +102,8 @@ class SqliteRemains:
         start_ns = self.start_time if start_ns is None else start_ns
         stop_ns = self.end_time if stop_ns is None else min(stop_ns, self.end_time)
         by_id = {connection.id: connection for connection in wanted}
-        for message in _sorted(self._rows_between(start_ns, stop_ns, by_id)):
-            if (data := self._content(message)) is not None:
+        for message in self._between(start_ns, stop_ns):
+            if message.topic_id in by_id and (data := self._content(message)) is not None:
                 yield by_id[message.topic_id], message.time_ns, data
 
     def close(self) -> None:
@@ -118,28 +116,38 @@ class SqliteRemains:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _survey(
+    def _topics_and_pages(
         self,
-    ) -> tuple[dict[tuple[int, str, str], ConnectionExtRosbag2], Counter[int]]:
-        """Find topics, and messages up to the last one that is whole; count these."""
+    ) -> tuple[dict[tuple[int, str, str], ConnectionExtRosbag2], array[int]]:
+        """Topics, and the numbers of the pages with messages, rising."""
         topics: dict[tuple[int, str, str], ConnectionExtRosbag2] = {}
-        counts: Counter[int] = Counter()
+        pages = array("q")
         for number in self._pages.with_rows():
             rows = self._pages.rows(number)
-            messages = list(filter(None, map(self._message, rows)))
-            if messages and self._may_read(*(message.row for message in messages)):
-                for message in messages:
-                    counts[message.topic_id] += 1
-                times = [message.time_ns for message in messages]
-                self._numbers.append(number)
-                self._first_ns.append(min(times))
-                self._last_ns.append(max(times))
-            elif not messages and len(topics) < _MAX_TOPICS:
+            if messages := list(filter(None, map(self._message, rows))):
+                if self._may_read(*(message.row for message in messages)):
+                    pages.append(number)
+            elif len(topics) < _MAX_TOPICS:
                 topics |= dict(filter(None, map(self._topic, rows)))
-        self._drop_last(counts)
-        if self._numbers:
-            self.start_time, self.end_time = min(self._first_ns), max(self._last_ns) + 1
-        return topics, counts
+        return topics, pages
+
+    def _survey(self, pages: array[int]) -> Counter[int]:
+        """Count messages up to the last one that is whole; keep the pages in order of time."""
+        counts: Counter[int] = Counter()
+        found = array("q")  # number of a page, first and last time in it
+        for number in reversed(pages):
+            messages = self._messages(number)
+            while messages and not found and self._content(messages[-1]) is None:
+                messages.pop()  # its content lies beyond the end of the file
+            if messages:
+                times = [message.time_ns for message in messages]
+                found.extend((number, min(times), max(times)))
+                counts.update(message.topic_id for message in messages)
+        table = np.array(found, np.int64).reshape(-1, 3)
+        self._by_time = table[np.lexsort((table[:, 0], table[:, 1]))]
+        self.start_time = int(table[:, 1].min(initial=(1 << 63) - 1))
+        self.end_time = int(table[:, 2].max(initial=-1)) + 1
+        return counts
 
     def _may_read(self, *rows: _Row) -> bool:
         total = sum(row.length for row in rows)
@@ -148,30 +156,24 @@ class SqliteRemains:
         self._unread_bytes -= total
         return True
 
-    def _drop_last(self, counts: Counter[int]) -> None:
-        """Leave out the last messages, whose content lies beyond the end of the file."""
-        while self._numbers:
-            rows = self._pages.rows(self._numbers[-1])
-            messages = list(filter(None, map(self._message, rows)))
-            while messages and self._content(messages[-1]) is None:
-                counts[messages.pop().topic_id] -= 1
-            if messages:
-                self._last_ns[-1] = max(message.time_ns for message in messages)
-                return
-            for column in (self._numbers, self._first_ns, self._last_ns):
-                column.pop()
+    def _between(self, start_ns: int, stop_ns: int) -> Iterator[_Message]:
+        """Messages in order of time; of equal times, in that of the file."""
+        waiting: list[tuple[int, int, int, _Message]] = []
+        table = self._by_time
+        near = table[(table[:, 1] < stop_ns) & (table[:, 2] >= start_ns)]
+        for number, first_ns, _ in near.tolist():
+            while waiting and waiting[0][0] < first_ns:
+                yield heapq.heappop(waiting)[-1]
+            for place, message in enumerate(self._messages(number)):
+                if start_ns <= message.time_ns < stop_ns:
+                    heapq.heappush(waiting, (message.time_ns, number, place, message))
+        while waiting:
+            yield heapq.heappop(waiting)[-1]
 
-    def _rows_between(
-        self, start_ns: int, stop_ns: int, topic_ids: Collection[int]
-    ) -> Iterator[_Message]:
-        for number, first_ns, last_ns in zip(
-            self._numbers, self._first_ns, self._last_ns, strict=True
-        ):
-            if first_ns >= stop_ns or last_ns < start_ns:
-                continue
-            for message in filter(None, map(self._message, self._pages.rows(number))):
-                if message.topic_id in topic_ids and start_ns <= message.time_ns < stop_ns:
-                    yield message
+    def _messages(self, number: int) -> list[_Message]:
+        """Those in a page whose topic is known."""
+        found = filter(None, map(self._message, self._pages.rows(number)))
+        return [message for message in found if message.topic_id in self._topic_ids]
 
     def _message(self, row: _Row) -> _Message | None:
         """A row of `messages`: id, topic, time, content."""
@@ -182,7 +184,7 @@ class SqliteRemains:
         if kinds[0] or kinds[3] < 12 or kinds[3] % 2:
             return None
         topic_id, time_ns = (_integer(row.local, *column) for column in columns[1:3])
-        if topic_id is None or time_ns is None:
+        if topic_id is None or time_ns is None or time_ns < 0:
             return None
         return _Message(time_ns, topic_id, row, columns[3][1])
 
@@ -387,17 +389,6 @@ def _beside(file: Path, ending: str) -> Path:
 
 def _size(file: Path) -> int:
     return file.stat().st_size if file.is_file() else 0
-
-
-def _sorted(messages: Iterator[_Message]) -> Iterator[_Message]:
-    """In order of time, if they are about in order."""
-    waiting: list[tuple[int, int, _Message]] = []
-    for place, message in enumerate(messages):
-        heapq.heappush(waiting, (message.time_ns, place, message))
-        if len(waiting) > _SORTED_TOGETHER:
-            yield heapq.heappop(waiting)[-1]
-    while waiting:
-        yield heapq.heappop(waiting)[-1]
 
 
 def _columns(row: _Row) -> list[tuple[int, int]] | None:

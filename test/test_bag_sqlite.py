@@ -144,6 +144,38 @@ def test_a_damage_in_the_middle_costs_only_the_message_it_hits(tmp_path, same_ti
         assert "bag.db3 is damaged" in found.warnings[0]
 
 
+def test_messages_come_in_order_of_time_however_late_they_were_written(tmp_path):
+    """As SQLite gives them, also of equal times."""
+    file = tmp_path / "bag.db3"
+    times = np.random.default_rng(0).integers(0, 2000, 3000)
+    times[1000:] += np.arange(2000)  # from now on about in order
+    with sqlite3.connect(file) as bag:
+        bag.executescript(SCHEMA)
+        rows = [(int(t), b"%06d" % i * 20) for i, t in enumerate(times)]
+        bag.executemany("INSERT INTO messages VALUES (NULL, 1, ?, ?)", rows)
+        truth = list(bag.execute("SELECT timestamp, data FROM messages ORDER BY timestamp, id"))
+    bag.close()
+    file.write_bytes(file.read_bytes() + b"?")
+    with BagReader(file) as reader:
+        assert [message[1:] for message in reader.messages()] == truth
+        part = [message[1:] for message in reader.messages(None, 500, 2500)]
+        assert part == [row for row in truth if 500 <= row[0] < 2500]
+
+
+def test_rows_of_no_topic_or_time_are_no_messages(tmp_path):
+    file = tmp_path / "bag.db3"
+    write(file, [100] * 200)
+    with sqlite3.connect(file) as bag:
+        bag.execute("UPDATE messages SET topic_id = 77, timestamp = 1 << 60 WHERE id = 150")
+        bag.execute("UPDATE messages SET timestamp = -(1 << 60) WHERE id = 50")
+    bag.close()
+    file.write_bytes(file.read_bytes() + b"?")
+    found, reader = read(file)
+    assert list(found) == [i for i in range(200) if i not in (49, 149)]
+    assert reader.message_count == sum(t.message_count for t in reader.topics) == 198
+    assert (reader.start_ns, reader.end_ns) == (0, 200)
+
+
 def repeat_row(file, content, times, page_bytes):
     """Let the page with the beginning of a row, its only one, name it many times; unfinished."""
     whole = bytearray(file.read_bytes())
