@@ -219,6 +219,11 @@ class _Pages:
     A recorder may go on meanwhile. Where it begins its log anew, what the log held is in the file.
     """
 
+    size_bytes: int  # of the files
+    there_bytes: int
+    claimed_bytes: int
+    _page_bytes: int
+
     def __init__(self, file: Path) -> None:
         self._log: BinaryIO | None = None
         self._frames: dict[int, int] = {}  # where the log holds the newest version of a page
@@ -237,6 +242,11 @@ class _Pages:
         except BaseException:
             self.close()
             raise
+        if self._frames:
+            count = self.claimed_bytes // self._page_bytes
+            in_file = min(count, self.there_bytes // self._page_bytes)
+            in_log = sum(in_file < number <= count for number in self._frames)
+            self.there_bytes = (in_file + in_log) * self._page_bytes
         # What of a page may be used for rows, and what a row may have of that: see the format.
         self._usable = self._page_bytes - (self._page(1)[20:21] or b"\0")[0]
         self._most_local = self._usable - 35
@@ -354,7 +364,7 @@ class _Pages:
                 self._frames |= pending
                 pending.clear()
                 self._page_bytes = page_bytes
-                self.there_bytes = self.claimed_bytes = pages * page_bytes
+                self.claimed_bytes = pages * page_bytes
 
 
 def looks_finished(file: Path) -> bool:

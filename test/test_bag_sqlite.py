@@ -1,6 +1,7 @@
 """SQLite recordings that are cut off, damaged, or being written by another process."""
 
 import hashlib
+import re
 import shutil
 import sqlite3
 import struct
@@ -366,6 +367,24 @@ def test_of_a_log_as_much_is_read_as_sqlite_reads(tmp_path, order):
         counts.add(len(found))
     assert 60 in counts
     assert len(counts) > 4
+
+
+def test_of_a_database_that_is_cut_off_beside_its_log_it_is_told_how_much_is_there(tmp_path):
+    write(tmp_path / "open.db3", [20_000] * 50)
+    with sqlite3.connect(tmp_path / "open.db3", isolation_level=None) as bag:
+        bag.execute("PRAGMA journal_mode=wal")
+        bag.execute("INSERT INTO messages VALUES (NULL, 1, 50, ?)", (b"new" * 10_000,))
+        main, log = (tmp_path / f"open.db3{end}" for end in ("", "-wal"))
+        cut = main.read_bytes()[: 4096 * 100]
+        (tmp_path / "bag.db3").write_bytes(cut)
+        (tmp_path / "bag.db3-wal").write_bytes(log.read_bytes())
+        (pages,) = bag.execute("PRAGMA page_count").fetchone()
+    bag.close()
+    found, reader = read(tmp_path / "bag.db3")
+    assert 15 < len(found) < 25
+    there, claimed = map(float, re.search(r"of (\S+) of (\S+) MB", reader.damages[0]).groups())
+    assert claimed == pytest.approx(4096 * pages / 1e6, abs=0.06)
+    assert there == pytest.approx((len(cut) + 4096 * 9) / 1e6, abs=0.06)
 
 
 def test_without_metadata_compressed_messages_are_known_by_their_beginning(tmp_path):
