@@ -262,30 +262,42 @@ storage_mcap.DECOMPRESSORS.update(zstd=_bounded_zstd, lz4=_bounded_lz4)
 
 
 def _reader(file: Path, stack: ExitStack, damages: list[str]) -> FileReader:
+    reason = ""
     try:
         if file.suffix != ".db3" or looks_finished(file):
-            return stack.enter_context(Reader(file))
-    except Exception:
+            return stack.enter_context(Reader(_safely_named(file, stack)))
+    except Exception as error:  # the parser meets untrusted bytes and raises many types
         if file.suffix not in (".db3", ".mcap"):
             raise
-    return (_sqlite_remains if file.suffix == ".db3" else _cut_mcap)(file, stack, damages)
+        reason = f" ({error or type(error).__name__})"
+    reader, extent = (_sqlite_remains if file.suffix == ".db3" else _cut_mcap)(file, stack)
+    damages.append(
+        f"{file.name} was not closed, or is cut off or damaged{reason}: {extent} can be read"
+    )
+    return reader
 
 
-def _sqlite_remains(file: Path, stack: ExitStack, damages: list[str]) -> FileReader:
+def _safely_named(file: Path, stack: ExitStack) -> Path:
+    """A database by a path that means itself in a URI, which `rosbags` makes of it."""
+    if file.suffix != ".db3" or not set("#?%") & set(str(file)):
+        return file
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fpt_bag_"))
+    link = Path(folder) / "bag.db3"
+    link.symlink_to(file.resolve())
+    return link
+
+
+def _sqlite_remains(file: Path, stack: ExitStack) -> tuple[FileReader, str]:
     try:
         reader = stack.enter_context(SqliteRemains(file, MAX_EXPANDED_BYTES))
     except ValueError as error:
         raise ValueError(f"{file.name} cannot be read: {error}") from error
     there, claimed = reader.there_bytes, reader.claimed_bytes
     size = f" of {there / 1e6:.1f} of {claimed / 1e6:.1f} MB" if there < claimed else ""
-    damages.append(
-        f"{file.name} was not closed, or is cut off or damaged: {reader.message_count} "
-        f"messages{size} can be read"
-    )
-    return reader
+    return reader, f"{reader.message_count} messages{size}"
 
 
-def _cut_mcap(file: Path, stack: ExitStack, damages: list[str]) -> FileReader:
+def _cut_mcap(file: Path, stack: ExitStack) -> tuple[FileReader, str]:
     size = file.stat().st_size
     for check in (False, True):
         end = _end_of_records(file, check)
@@ -294,11 +306,7 @@ def _cut_mcap(file: Path, stack: ExitStack, damages: list[str]) -> FileReader:
         except Exception as error:  # a damaged chunk: look for it
             reason = error
             continue
-        damages.append(
-            f"{file.name} was not closed, or is cut off or damaged: {end / 1e6:.1f} of "
-            f"{size / 1e6:.1f} MB can be read"
-        )
-        return reader
+        return reader, f"{end / 1e6:.1f} of {size / 1e6:.1f} MB"
     raise ValueError(f"{file.name} cannot be read: {reason}") from reason
 
 

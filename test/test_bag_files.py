@@ -1,5 +1,6 @@
 """Recordings that are compressed to burst, cut off, never closed or partly gone."""
 
+import shutil
 import sqlite3
 import struct
 
@@ -177,6 +178,35 @@ def test_a_part_of_a_split_recording_may_be_missing_or_broken(tmp_path):
     (folder / "metadata.yaml").write_text("[")
     with BagReader(folder) as reader:
         assert reader.message_count == 4
+
+
+@pytest.mark.parametrize(
+    ("plugin", "mode"),
+    [
+        (StoragePlugin.SQLITE3, CompressionMode.NONE),
+        (StoragePlugin.SQLITE3, CompressionMode.FILE),
+        (StoragePlugin.MCAP, CompressionMode.NONE),
+    ],
+)
+def test_any_path_will_do(tmp_path, plugin, mode):
+    folder = tmp_path / "50% #3"
+    folder.mkdir()
+    write(tmp_path / "bag", ["a", "b"], plugin, mode)
+    shutil.move(tmp_path / "bag", folder / "what?")
+    with BagReader(folder / "what?") as reader:
+        assert sum(1 for _ in reader.messages()) == 2
+        assert not reader.damages
+
+
+def test_why_a_file_is_taken_for_a_damaged_one_is_told(tmp_path):
+    file = write(tmp_path / "bag", ["a"] * 3)
+    file.write_bytes(file.read_bytes()[: -len(MAGIC)])
+    with BagReader(file) as reader:
+        assert "damaged (File end magic is invalid" in reader.damages[0]
+    file = write(tmp_path / "base", ["a"] * 300, StoragePlugin.SQLITE3)
+    file.write_bytes(file.read_bytes()[: 8192 * 2])
+    with BagReader(file) as reader:
+        assert "database disk image is malformed" in reader.damages[0]
 
 
 def test_claims_of_a_database_are_compared_with_what_is_there(tmp_path):
