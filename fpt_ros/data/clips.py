@@ -154,7 +154,7 @@ def make_shards(
         units = _plan_units(footage, settings)
         plan: dict[str, Any] = {
             "sources": [str(place) for place in places],
-            "partial": [f"{each.name}: {damage}" for each in footage for damage in each.damages],
+            "partial": list(dict.fromkeys(damage for each in footage for damage in each.damages)),
             "units": [
                 [unit.footage.name, unit.block.split, round(unit.start_s, 3), round(unit.stop_s, 3)]
                 for unit in units

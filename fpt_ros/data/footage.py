@@ -166,7 +166,8 @@ def _bag_footage(name: str, source: Path, bags: _OpenBags, topics: Sequence[str]
     types = Counter(topic.name for topic in cameras)
     return [
         BagFootage(
-            f"{name}{topic.name}"
+            name,
+            topic.name
             + (f" ({topic.type_name.rpartition('/')[2]})" if types[topic.name] > 1 else ""),
             source,
             bags,
@@ -179,12 +180,14 @@ def _bag_footage(name: str, source: Path, bags: _OpenBags, topics: Sequence[str]
 class BagFootage:
     """An image topic of a bag. Blocks of time go by the time of recording, which never jumps."""
 
-    def __init__(self, name: str, path: Path, bags: _OpenBags, topic: BagTopic) -> None:
+    def __init__(
+        self, bag_name: str, camera: str, path: Path, bags: _OpenBags, topic: BagTopic
+    ) -> None:
         reader = bags.reader(path)
-        self.name = name
+        self.name = bag_name + camera
         self.start_ns: int | None = reader.start_ns
         self.duration_s = reader.duration_s
-        self.damages: Sequence[str] = reader.damages
+        self.damages: Sequence[str] = [f"{bag_name}: {damage}" for damage in reader.damages]
         self._path = path
         self._bags = bags
         self._topic = topic

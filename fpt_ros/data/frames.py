@@ -32,7 +32,7 @@ class Footage(Protocol):
 
     No other footage that was opened with it has the same `name`. `start_ns` is when the recording
     began, on a clock that it shares with others; None where that is not known. `duration_s` is the
-    recording's. `damages` says what cannot be read of it.
+    recording's. `damages` says what cannot be read of the recording, and names it.
     """
 
     name: str
