@@ -24,7 +24,7 @@ from fpt_ros.core.engine import TorchEngine
 from fpt_ros.core.errors import EngineError, FptError, InvalidInputError
 from fpt_ros.core.memory import return_freed_memory
 from fpt_ros.engines.cache import default_root
-from fpt_ros.engines.choose import Service, Wish, ready, torch_engine
+from fpt_ros.engines.choose import Service, Wish, load, ready, torch_engine
 from fpt_ros.msg import ModelInfo
 from fpt_ros.nodes.engine_build import EngineBuild, build_command
 from fpt_ros.nodes.outbox import Outbox
@@ -114,15 +114,10 @@ class Models:
         return self._pipeline(load_checkpoint(self._path()))
 
     def _pipeline(
-        self, checkpoint: Checkpoint, failed: Mapping[str, str] | None = None, built: str = ""
+        self, checkpoint: Checkpoint, failed: Mapping[str, str] | None = None
     ) -> PredictorPipeline:
-        """Make one with the best engine that is ready and works; on the worker thread.
-
-        built: an engine that has just been built, and is not built again if it does not load.
-        """
+        """Make one with the best engine that is ready and works; on the worker thread."""
         service = ready(checkpoint, self._wish(), failed)
-        if built in service.to_build:
-            raise EngineError(f"{built} was built and does not load: {service.refused[built]}")
         name = service.engine.name
         checkpoint = checkpoint.without_weights()  # the engine has what it needs of them
         try:
@@ -133,6 +128,14 @@ class Models:
             failed = {**service.failed, name: str(error)}
         del service  # its memory is for the next one
         return self._pipeline(checkpoint, failed)
+
+    def _pipeline_with(self, built: str, checkpoint: Checkpoint) -> PredictorPipeline:
+        """Make one with an engine that has just been built. Raises EngineError."""
+        try:
+            engine = load(checkpoint, built, self._wish())
+            return self._made(checkpoint, Service(engine, (), {}, {}))
+        except EngineError as error:
+            raise EngineError(f"{built} was built and does not work: {error}") from error
 
     def _successor(self, checkpoint: Checkpoint, name: str, reason: str) -> PredictorPipeline:
         """Make one that takes over from an engine that has failed; at last PyTorch on the CPU."""
@@ -216,7 +219,7 @@ class Models:
             self._node.get_logger().warning(self.engine_problem)
             return
         self._node.get_logger().info(f"engine {name} is built")
-        self._succeed(pipeline, partial(self._pipeline, pipeline.checkpoint, built=name))
+        self._succeed(pipeline, partial(self._pipeline_with, name, pipeline.checkpoint))
 
     def _on_failure(self, failed: PredictorPipeline, error: EngineError) -> None:
         """Let another engine take over from one that has failed; on the worker thread.
