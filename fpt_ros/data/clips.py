@@ -23,7 +23,7 @@ import numpy as np
 
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.data.blocks import Block, plan_blocks, together
-from fpt_ros.data.footage import find_sources, open_footage, repeats
+from fpt_ros.data.footage import find_sources, open_footage, repeated_until_s
 from fpt_ros.data.frames import Footage, Frame
 from fpt_ros.data.tarfiles import add_file, jpeg, new_shard, npz, remove_stale
 from fpt_ros.data.tracks import PointTracker, one_opencv_thread
@@ -227,16 +227,16 @@ def _new_from_s(
 ) -> list[float]:
     """From when on each footage of a recording gives samples that no other has given, s.
 
-    Bags of one camera may overlap, as hard cases do. Where one has ended, less the horizon that its
-    last samples span, the next one goes on.
+    Bags of one camera may overlap, as hard cases do. Where its images end in one, less the horizon
+    that its last samples span, the next one goes on.
     """
     new_s = [0.0] * len(cameras)
     order = sorted(range(len(cameras)), key=lambda i: offsets_s[i])
     for place, i in enumerate(order):
         for j in order[:place]:
-            left_s = offsets_s[j] + cameras[j].duration_s - offsets_s[i]
-            if left_s > 0 and repeats(cameras[i], cameras[j]):
-                new_s[i] = max(new_s[i], left_s - horizon_s * (1 - MAX_HORIZON_ERROR))
+            if offsets_s[j] + cameras[j].duration_s > offsets_s[i]:
+                shown_s = repeated_until_s(cameras[i], cameras[j])
+                new_s[i] = max(new_s[i], shown_s - horizon_s * (1 - MAX_HORIZON_ERROR))
     return new_s
 
 

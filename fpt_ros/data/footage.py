@@ -29,6 +29,7 @@ IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 MAX_STAMP_JUMP_S = 0.5
 
 _MAX_OPEN_BAGS = 4
+_MAX_DELAY_NS = 10**9  # between two recorders of one message
 
 
 def find_sources(given: Sequence[Path]) -> list[Path]:
@@ -231,27 +232,48 @@ class BagFootage:
             time_s, recorded_s = ((t - origin_ns) * 1e-9 for t in before)
             yield Frame(time_s, recorded_s, follows, rgb)
 
-    def first_message(self, start_ns: int | None = None) -> tuple[int, bytes] | None:
-        """Time of recording (ns) and content of the first message, recorded at start_ns or later.
+    def messages(
+        self, start_ns: int | None = None, stop_ns: int | None = None
+    ) -> Iterator[tuple[int, bytes]]:
+        """Times of recording (ns) and contents. Raises BagError."""
+        found = self._bags.reader(self._path).messages({self._topic.name}, start_ns, stop_ns)
+        return ((time_ns, cdr) for _, time_ns, cdr in found)
 
-        Raises BagError when it cannot be read.
+    def last_image_s(self) -> float:
+        """When the last image was recorded, from the beginning of the recording; 0: there is none.
+
+        Raises BagError.
         """
-        found = self._bags.reader(self._path).messages({self._topic.name}, start_ns)
-        return next(((time_ns, cdr) for _, time_ns, cdr in found), None)
+        reader = self._bags.reader(self._path)
+        stop_ns, length_ns = reader.end_ns, 10**9
+        while stop_ns > reader.start_ns:  # longer and longer parts, from the end on
+            start_ns = max(reader.start_ns, stop_ns - length_ns)
+            if times := [time_ns for time_ns, _ in self.messages(start_ns, stop_ns)]:
+                return (times[-1] - reader.start_ns) * 1e-9
+            stop_ns, length_ns = start_ns, 4 * length_ns
+        return 0.0
 
 
-def repeats(later: Footage, earlier: Footage) -> bool:
-    """Whether the first image of footage is in other footage too: both are of one camera.
+def repeated_until_s(later: Footage, earlier: Footage) -> float:
+    """Until when later footage shows what earlier footage of the same camera has, s; else 0.
 
-    Images recorded at the same time by cameras of one name, on two robots, are not the same.
+    They are of one camera if the first image of the later one is in the earlier one, recorded about
+    then: two recorders get it at slightly different times. The same bytes tell it: images of
+    cameras of one name, on two robots, are not the same. Times are from the beginning of the later.
     """
     if not isinstance(later, BagFootage) or not isinstance(earlier, BagFootage):
-        return False
+        return 0.0
     try:
-        first = later.first_message()
-        return first is not None and earlier.first_message(first[0]) == first
+        first = next(later.messages(), None)
+        if first is None:
+            return 0.0
+        near = earlier.messages(first[0] - _MAX_DELAY_NS, first[0] + _MAX_DELAY_NS)
+        if not any(cdr == first[1] for _, cdr in near):
+            return 0.0
+        apart_s = ((earlier.start_ns or 0) - (later.start_ns or 0)) * 1e-9
+        return max(0.0, earlier.last_image_s() + apart_s)
     except BagError:
-        return False
+        return 0.0
 
 
 def decoded_image(types: Typestore, type_name: str, cdr: bytes) -> tuple[NDArray[np.uint8], int]:

@@ -149,6 +149,30 @@ def test_what_overlapping_bags_of_one_camera_show_gives_samples_once(tmp_path, c
     )
 
 
+@pytest.mark.parametrize("delay_ns", [0, 30_000_000, -30_000_000])
+def test_two_recorders_of_one_camera_give_its_images_once(tmp_path, clips, delay_ns):
+    """One loses the camera early, and goes on with another topic; it gets all a little later."""
+    messages = clips.camera_messages(clips.sliding_square(90))
+    text = bytes(clips.STORE.serialize_cdr(clips.STORE.types[clips.STRING]("x"), clips.STRING))
+    a = [(topic, kind, time_ns + delay_ns, cdr) for topic, kind, time_ns, cdr in messages[:40]]
+    a.append(("/said", clips.STRING, messages[80][2], text))
+    clips.write_bag(tmp_path / "cases" / "a", a)
+    clips.write_bag(tmp_path / "cases" / "b", messages[21:])
+    settings = ClipSettings(horizon_s=0.5, stride_s=0.1, image_px=64, grid=16)
+    make_shards([tmp_path / "cases"], [], tmp_path / "out", settings, Teller())
+    ledgers = map(json.loads, map(Path.read_text, (tmp_path / "out" / "blocks").iterdir()))
+    firsts = sorted(
+        (0 if about["family"][0] == "a" else 21) + round(10 * about["time_s"])
+        for ledger in ledgers
+        for about in ledger["samples"]
+    )
+    assert len(firsts) == len(set(firsts))
+    clips.write_bag(tmp_path / "whole", messages)
+    assert len(firsts) > 0.8 * sum(
+        make_shards([tmp_path / "whole"], [], tmp_path / "w", settings, Teller()).samples.values()
+    )
+
+
 def test_work_goes_on_with_the_recordings_it_began_with(tmp_path, clips, caplog):
     bags, out, again = tmp_path / "bags", tmp_path / "out", Teller()
     write_bag(clips, bags / "monday")
