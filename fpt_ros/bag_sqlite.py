@@ -70,8 +70,9 @@ class SqliteRemains:
 
     def __init__(self, file: Path, max_message_bytes: int) -> None:
         self._pages = _Pages(file)
-        # Sound rows share nothing, so that together they are not larger than the files.
-        self._unread_bytes = self._pages.size_bytes
+        # Sound rows share nothing, so that together they are not larger than the files; these may
+        # grow while they are read.
+        self._unread_bytes = 2 * self._pages.size_bytes
         self._max_bytes = min(max_message_bytes, self._unread_bytes)
         self.there_bytes, self.claimed_bytes = self._pages.there_bytes, self._pages.claimed_bytes
         try:
