@@ -21,7 +21,8 @@ from rosbags.rosbag2.storage_mcap import zstd
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from fpt_ros.bag_sqlite import SqliteRemains, looks_finished
+from fpt_ros.bag_sqlite import SqliteRemains
+from fpt_ros.sqlite_pages import looks_finished
 
 MAX_EXPANDED_BYTES = 256 << 20
 """Most that a compressed message or chunk may expand to: more than any camera's image has."""
