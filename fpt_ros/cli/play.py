@@ -65,7 +65,8 @@ def play(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ.update(profile_environment(os.environ))
     with BagReader(bag) as reader:
-        for damage in reader.damages:
+        known = reader.damages
+        for damage in known:
             console.print(damage, style="yellow", markup=False)
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         try:
@@ -75,6 +76,9 @@ def play(
             console.print("stopped")
         finally:
             rclpy.try_shutdown()
+            for damage in reader.damages:  # some show only while it is read
+                if damage not in known:
+                    console.print(damage, style="yellow", markup=False)
 
 
 @dataclass
