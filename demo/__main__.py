@@ -11,6 +11,7 @@ import random
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -37,6 +38,7 @@ PLAY_TIMEOUT_S = 60.0  # longer than the recording lasts
 ANSWER_TIMEOUT_S = 20.0  # after the last image
 LAST_DIAGNOSTICS_S = 1.5  # they come once a second
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PREDICTOR = "from fpt_ros.nodes.predictor import main; raise SystemExit(main())"
 FPT = "from fpt_ros.cli import main; raise SystemExit(main())"
 
@@ -53,7 +55,7 @@ def main() -> int:
     parser.add_argument("--bag", type=Path, default=BAG, help="recording to play")
     arguments = parser.parse_args()
     console = Console(highlight=False)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.default_int_handler)
     began_s = time.monotonic()
     try:
@@ -127,6 +129,12 @@ def play(
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     ros = ExitStack()
     ros.callback(rclpy.try_shutdown)
+    # A KeyboardInterrupt may be raised where it is swallowed (in a finaliser, in a callback of a
+    # library); a flag is not.
+    interrupted = threading.Event()
+    for number in STOP_SIGNALS:
+        before = signal.signal(number, lambda *_: interrupted.set())
+        ros.callback(signal.signal, number, before)
     with (
         ros,
         BagWriter(output / "bag") as writer,
@@ -138,6 +146,8 @@ def play(
         task = progress.add_task("starting the predictor node", total=images, note="")
         deadline_s = time.monotonic() + LOAD_TIMEOUT_S
         while not asker.is_connected():
+            if interrupted.is_set():
+                raise KeyboardInterrupt
             node_process.must_run()
             if asker.complaint:
                 raise DemoFailed(f"the predictor node says: {asker.complaint}")
@@ -149,6 +159,8 @@ def play(
             played_s = None
             deadline_s = time.monotonic() + duration_s + PLAY_TIMEOUT_S
             while True:
+                if interrupted.is_set():
+                    raise KeyboardInterrupt
                 node_process.must_run()
                 rclpy.spin_once(node, timeout_sec=0.1)
                 progress.update(

@@ -451,7 +451,8 @@ def test_points_in_space(make_bench):
 
     assert distances(clouds[-1]) == {1.0}
     assert clouds[-1].width == 64
-    assert bench.tester.count_subscribers(f"{bench.namespace}/depth") == 1  # as somebody listens
+    depth = f"{bench.namespace}/depth"
+    bench.until(lambda: bench.tester.count_subscribers(depth) == 1)  # as somebody listens
     depth = bench.tester.create_publisher(Image, "depth", 10)
     bench.until(depth.get_subscription_count)
 
