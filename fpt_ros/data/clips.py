@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import tarfile
 from collections import Counter
@@ -25,7 +24,7 @@ from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.data.blocks import Block, plan_blocks, together
 from fpt_ros.data.footage import find_sources, open_footage, repeated_until_s
 from fpt_ros.data.frames import Footage, Frame
-from fpt_ros.data.tarfiles import add_file, jpeg, new_shard, npz, remove_stale
+from fpt_ros.data.tarfiles import add_file, jpeg, new_shard, npz, remove_stale, write_json
 from fpt_ros.data.tracks import PointTracker, one_opencv_thread
 from fpt_ros.data.tracks.classical import ClassicalTracker
 from fpt_ros.data.windows import MAX_HORIZON_ERROR, ClipSample, ClipSettings, clip_samples
@@ -164,7 +163,7 @@ def make_shards(
             raise InvalidInputError(
                 f"the recordings have changed since work on {out} began; use another folder"
             )
-        _write_json(out / _PLAN, asked | plan)
+        write_json(out / _PLAN, asked | plan)
         for remark in plan["partial"]:
             log.warning("%s", remark)
         for split in ("train", "val", "test"):
@@ -181,7 +180,7 @@ def make_shards(
             if not _ledger(out, number).exists():
                 tell(unit.start_s)
                 entry = _write_block(out, number, unit, tracker, settings, tell)
-                _write_json(_ledger(out, number), entry)
+                write_json(_ledger(out, number), entry)
             done_s += unit.stop_s - unit.start_s
     progress(1.0, "tracked")
     return _report(out, plan, tracker)
@@ -334,9 +333,3 @@ def _scratch(out: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-    os.replace(temporary, path)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-import os
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -33,7 +32,7 @@ from fpt_ros.data.scenes.generate import (
     samples,
 )
 from fpt_ros.data.scenes.render import drawn_with
-from fpt_ros.data.tarfiles import add_file, jpeg, new_shard, npz, remove_stale
+from fpt_ros.data.tarfiles import add_file, jpeg, new_shard, npz, remove_stale, write_json
 
 log = logging.getLogger(__name__)
 
@@ -182,9 +181,7 @@ def _check_facts(plan: ShardPlan, complete: bool) -> None:
     path = plan.out / f"{plan.split}.json"
     known, facts = known_facts(plan.out, plan.split), plan.facts()
     if not known:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(facts | plan.made_with(), indent=1) + "\n")
-        os.replace(temporary, path)
+        write_json(path, facts | plan.made_with())
         return
     different = sorted(k for k in facts if known.get(k) != facts[k])
     if different:

@@ -1,8 +1,9 @@
-"""WebDataset tar files that are there as a whole or not at all."""
+"""WebDataset tar files, and what is told beside them: there as a whole or not at all."""
 
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import tarfile
@@ -30,6 +31,13 @@ def new_shard(path: Path) -> Iterator[tarfile.TarFile]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write or replace a file of JSON."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(temporary, path)
 
 
 def remove_stale(folder: Path, split: str) -> None:

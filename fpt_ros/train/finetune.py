@@ -11,7 +11,6 @@ import dataclasses
 import json
 import logging
 import math
-import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from fpt_ros.core.predictor import MotionPredictor
 from fpt_ros.data.clips import make_shards
 from fpt_ros.data.clips_report import save_report
 from fpt_ros.data.samples import ShardIndex, describe
+from fpt_ros.data.tarfiles import write_json
 from fpt_ros.data.windows import ClipSettings
 from fpt_ros.train import blend, finetune_report, recipe, rehearsal
 from fpt_ros.train.batches import TrainingBatches
@@ -177,7 +177,7 @@ class FineTuning:
         return known
 
     def _keep_plan(self) -> None:
-        _write_json(self.config.out / PLAN_FILE, self.plan)
+        write_json(self.config.out / PLAN_FILE, self.plan)
 
     # ---- data -----------------------------------------------------------------------------------
 
@@ -429,7 +429,7 @@ class FineTuning:
             "base": str(self.base.path),
             "base_sha256": self.base.sha256,
         }
-        _write_json(self.config.out / VERDICT_FILE, content)
+        write_json(self.config.out / VERDICT_FILE, content)
 
 
 def _scan_held_out(folder: Path) -> ShardIndex:
@@ -445,10 +445,3 @@ def _check_space(out: Path, base: Path) -> None:
         raise InvalidInputError(
             f"{out} has {free >> 20} MB left, fine-tuning needs about {needed >> 20} MB"
         )
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, path)
