@@ -24,6 +24,7 @@ def scenes(
     grid: int = 64,
     views: int = 6,
     outcomes: int = 4,
+    families: tuple[str, ...] = (),
 ) -> None:
     """Write samples as WebDataset shards. Run it again to continue or to add more.
 
@@ -41,6 +42,7 @@ def scenes(
         grid: Points per side at which the motion is known.
         views: Pictures per scene.
         outcomes: Different futures per picture.
+        families: Only these families of things, all equally often; default: all.
     """
     # Mesa's software renderer would start threads in every worker; must be set before it loads.
     os.environ.setdefault("LP_NUM_THREADS", "1")
@@ -63,7 +65,7 @@ def scenes(
     if samples_per_shard is None:
         default = min(_LARGEST_SHARD, -(-count // _FEWEST_SHARDS))
         samples_per_shard = int(known_facts(out, split).get("samples_per_shard", default))
-    plan = ShardPlan(out, split, seed, samples_per_shard, settings)
+    plan = ShardPlan(out, split, seed, samples_per_shard, settings, families)
     shards = -(-count // samples_per_shard)
     there = sum(plan.path(n).exists() for n in range(shards)) * samples_per_shard
     columns = (

@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 
 from fpt_ros.core.errors import InvalidInputError
+from fpt_ros.data.scenes.families import FAMILIES, UNSEEN_FAMILIES
 from fpt_ros.data.scenes.generate import (
     SPLITS,
     Sample,
@@ -37,20 +38,24 @@ from fpt_ros.data.tarfiles import add_file, jpeg, new_shard, npz, remove_stale, 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-WORLD = 1
+WORLD = 2
 """Counts the changes after which a seed gives other samples: families, looks, motion, chances."""
 _REPORT_EVERY = 16
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """What to write. samples_per_shard outcomes go into each `{split}-{number:05d}.tar`."""
+    """What to write. samples_per_shard outcomes go into each `{split}-{number:05d}.tar`.
+
+    families: these only; none: all, as often as `family_for` has it.
+    """
 
     out: Path
     split: str
     seed: int
     samples_per_shard: int = 512
     settings: SceneSettings = field(default_factory=SceneSettings)
+    families: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -59,6 +64,12 @@ class ShardPlan:
             raise InvalidInputError("samples_per_shard must be at least 1")
         if self.seed < 0:
             raise InvalidInputError(f"seed is {self.seed}; it must not be negative")
+        allowed = {**FAMILIES, **UNSEEN_FAMILIES} if self.split == "test" else FAMILIES
+        if unknown := sorted(set(self.families) - set(allowed)):
+            raise InvalidInputError(
+                f"no families {', '.join(unknown)} in split {self.split}; there are "
+                + ", ".join(allowed)
+            )
 
     def path(self, number: int) -> Path:
         """Where a shard goes."""
@@ -71,6 +82,7 @@ class ShardPlan:
             "split": self.split,
             "seed": self.seed,
             "samples_per_shard": self.samples_per_shard,
+            "families": sorted(set(self.families)),
             **describe(self.settings),
         }
 
@@ -90,7 +102,7 @@ def shard_samples(plan: ShardPlan, number: int) -> Iterator[Sample]:
     written = scene = 0
     while written < plan.samples_per_shard:
         seed = scene_seed(plan.split, plan.seed, number, scene)
-        family = family_for(plan.split, np.random.default_rng([seed, 1]))
+        family = family_for(plan.split, np.random.default_rng([seed, 1]), plan.families)
         for sample in samples(family, seed, plan.settings):
             if written == plan.samples_per_shard:
                 return

@@ -75,8 +75,13 @@ class Sample:
     about: dict[str, Any]
 
 
-def family_for(split: str, rng: Rng) -> str:
-    """Draw a family: the unseen ones appear only in the test split, there half of the time."""
+def family_for(split: str, rng: Rng, families: tuple[str, ...] = ()) -> str:
+    """Draw a family: the unseen ones appear only in the test split, there half of the time.
+
+    Of `families` instead, if any are named, all alike.
+    """
+    if families:
+        return str(rng.choice(sorted(set(families))))
     if split == "test" and rng.random() < 0.5:
         return str(rng.choice(list(UNSEEN_FAMILIES)))
     weights = np.array([WEIGHTS.get(name, 1.0) for name in FAMILIES])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from fpt_ros.data.scenes.builder import SceneBuilder
 from fpt_ros.data.scenes.families import (
+    assembly,
     furniture,
     jointed,
     kitchen,
@@ -47,9 +48,17 @@ FAMILIES: dict[str, Family] = {
     "blocks": loose.blocks,
     "floor_things": shelves.floor_things,
     "mixed": mixed.mixed,
+    "assembly": assembly.assembly,
 }
 
-WEIGHTS: dict[str, float] = {"cabinet": 2, "chest": 2, "loose_objects": 3, "blocks": 2, "mixed": 3}
+WEIGHTS: dict[str, float] = {
+    "cabinet": 2,
+    "chest": 2,
+    "loose_objects": 3,
+    "blocks": 2,
+    "mixed": 3,
+    "assembly": 8,
+}
 """How often a family is drawn, where that is not once: the varied and the common ones more."""
 
 UNSEEN_FAMILIES: dict[str, Family] = {
