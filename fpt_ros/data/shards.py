@@ -195,6 +195,7 @@ def _check_facts(plan: ShardPlan, complete: bool) -> None:
     if not known:
         write_json(path, facts | plan.made_with())
         return
+    known = {"families": [], **known}  # folders from before there was a choice hold all
     different = sorted(k for k in facts if known.get(k) != facts[k])
     if different:
         raise InvalidInputError(

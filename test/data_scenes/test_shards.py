@@ -8,6 +8,7 @@ import re
 import signal
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -203,12 +204,34 @@ def test_unseen_families_are_in_the_test_split_only():
     assert not set(FAMILIES) & set(UNSEEN_FAMILIES)
 
 
+def test_chosen_families_alone(tmp_path):
+    """Whatever the order they are named in; a folder goes on with the same ones only."""
+    chosen = ("tool", "assembly")
+    draws = [
+        [family_for("train", np.random.default_rng(n), names) for n in range(20)]
+        for names in (chosen, chosen[::-1])
+    ]
+    assert set(draws[0]) == set(chosen)
+    assert draws[0] == draws[1]
+    made = plan(tmp_path, samples_per_shard=2, families=chosen)
+    list(write_shards(made, 1))
+    with tarfile.open(made.path(0)) as tar:
+        abouts = [json.load(tar.extractfile(each)) for each in tar if each.name.endswith(".json")]
+    assert {about["family"] for about in abouts} <= set(chosen)
+    list(write_shards(replace(made, families=chosen[::-1]), 1))
+    for others in ((), ("tool",)):
+        with pytest.raises(InvalidInputError, match="families"):
+            list(write_shards(replace(made, families=others), 2))
+
+
 @pytest.mark.parametrize(
     "make",
     [
         lambda path: plan(path, split="dev"),
         lambda path: plan(path, samples_per_shard=0),
         lambda path: plan(path, seed=-1),
+        lambda path: plan(path, families=("spaceship",)),
+        lambda path: plan(path, split="train", families=("laptop",)),
         lambda path: SceneSettings(image_px=4),
         lambda path: SceneSettings(grid=1000),
         lambda path: SceneSettings(horizons_s=(1.0, 0.5)),
