@@ -4,11 +4,14 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fpt_ros.core.errors import InvalidInputError
-from fpt_ros.images import MAX_COMPRESSED_PIXELS, image_to_rgb
+from fpt_ros.core.geometry import CropTransform
+from fpt_ros.core.pixels import RGB, Pixels, Yuv422
+from fpt_ros.images import MAX_COMPRESSED_PIXELS, image_to_pixels, image_to_rgb
 
 
 def raw(encoding, pixels, padding=0, is_bigendian=0):
@@ -119,6 +122,60 @@ def test_rgb8_without_padding_is_not_copied():
     assert np.shares_memory(image_to_rgb(message), np.frombuffer(message.data, np.uint8))
 
 
+BYTES = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "mono16": 2}
+YUV = ("yuv422", "uyvy", "yuv422_yuy2", "yuyv")
+BAYER = ("bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8")
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    encoding=st.sampled_from([*BYTES, *YUV, *BAYER]),
+    size=st.tuples(st.integers(4, 40), st.integers(4, 40)),
+    input_px=st.integers(1, 48),
+    padding=st.integers(0, 7),
+    is_bigendian=st.integers(0, 1),
+    on_gpu=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_torch_makes_of_the_bytes_what_opencv_makes_of_them(
+    encoding, size, input_px, padding, is_bigendian, on_gpu, seed
+):
+    """All that differs between the devices, of which the one at hand is made to do both."""
+    height, width = size
+    width += encoding in YUV and width % 2
+    n_bytes = 2 if encoding in YUV else BYTES.get(encoding, 1)
+    data = np.random.default_rng(seed).integers(0, 256, (height, width, n_bytes), np.uint8)
+    message = raw(encoding, data, padding, is_bigendian)
+    transform = CropTransform(width, height, input_px)
+    pixels = image_to_pixels(message, on_gpu)
+    assert (pixels.layout == RGB) == (
+        encoding in ("rgb8", "rgba8", *BAYER, *(() if on_gpu else YUV))
+    )
+    actual = transform.crop_and_resize(pixels)
+    assert torch.equal(actual, transform.crop_and_resize(Pixels(image_to_rgb(message))))
+
+
+def test_torch_converts_yuv_as_opencv_does():
+    """Every luma with every fifth U and V, the extremes among them."""
+    y, u, v = np.meshgrid(np.arange(256), *[np.arange(0, 256, 5)] * 2, indexing="ij")
+    packed = np.stack([y, u, 255 - y, v], -1).astype(np.uint8).reshape(256, -1, 2)
+    expected = image_to_rgb(raw("yuyv", packed))
+    width = packed.shape[1]
+    for left in (*range(0, width - 256, 256), width - 256):
+        columns = slice(left, left + 256)
+        square = Pixels(packed[:, columns], Yuv422(luma=0, chroma=1))
+        planes = CropTransform(256, 256, 256).crop_and_resize(square)
+        np.testing.assert_array_equal(planes.permute(1, 2, 0), expected[:, columns])
+
+
+@pytest.mark.parametrize("encoding", ["bgra8", "mono16", "yuyv"])
+def test_bytes_that_a_gpu_understands_are_not_copied(encoding):
+    n_bytes = BYTES.get(encoding, 2)
+    message = raw(encoding, np.zeros((4, 6, n_bytes), np.uint8), padding=3)
+    pixels = image_to_pixels(message, on_gpu=True)
+    assert np.shares_memory(pixels.data, np.frombuffer(message.data, np.uint8))
+
+
 @pytest.mark.parametrize(
     "text", ["png", "rgb8; png compressed bgr8", "bgra8; png compressed bgra8", ""]
 )
@@ -187,8 +244,9 @@ GOOD = raw("rgb8", random_rgb(6, 8))
     ],
 )
 def test_broken_images_name_the_field(message, field):
-    with pytest.raises(InvalidInputError, match=field.replace("*", r"\*")):
-        image_to_rgb(message)
+    for decode in (image_to_rgb, lambda message: image_to_pixels(message, on_gpu=True)):
+        with pytest.raises(InvalidInputError, match=field.replace("*", r"\*")):
+            decode(message)
 
 
 def png_header(width, height):
@@ -264,3 +322,5 @@ def test_any_header_gives_an_image_or_invalid_input(encoding, height, width, ste
     )
     with contextlib.suppress(InvalidInputError):
         assert image_to_rgb(message).shape == (height, width, 3)
+    with contextlib.suppress(InvalidInputError):
+        assert image_to_pixels(message, on_gpu=True).data.shape[:2] == (height, width)

@@ -20,6 +20,7 @@ from fpt_ros.core.joint import step_slices
 from fpt_ros.core.mixture import GaussianMixture
 from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.core.parts import DEFAULT_THRESHOLD_NATS, influence
+from fpt_ros.core.pixels import Pixels
 from fpt_ros.core.predictor import MotionPredictor
 
 # Of the image that a camera might deliver.
@@ -42,7 +43,7 @@ class Cases:
         self._rng = np.random.default_rng(0)
         self._rgb = self._rng.integers(0, 256, _IMAGE_SHAPE, dtype=np.uint8)
         self._frame = self._predictor.encode_image(self._rgb)
-        self._pixels = self._frame.transform.crop_and_resize(self._rgb)[None].to(engine.device)
+        self._pixels = self._frame.transform.crop_and_resize(Pixels(self._rgb), engine.device)[None]
         self._features = self._encode_plainly()
 
     def encode(self) -> Case:

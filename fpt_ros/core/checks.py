@@ -7,20 +7,23 @@ from numpy.typing import ArrayLike, NDArray
 
 from .errors import InvalidInputError
 from .geometry import CropTransform
+from .pixels import Pixels
 
 # A longer poke leaves the picture wherever it starts; no network has seen one.
 MAX_POKE_SIDES = 2.0
 
 
-def checked_image(rgb: object) -> NDArray[np.uint8]:
-    """An image uint8 [H, W, 3] with H, W >= 1. Raises InvalidInputError."""
+def checked_image(rgb: object) -> Pixels:
+    """An image uint8 [H, W, 3] with H, W >= 1, or whatever Pixels. Raises InvalidInputError."""
+    if isinstance(rgb, Pixels):
+        return rgb
     if not isinstance(rgb, np.ndarray):
         raise InvalidInputError(
             f"rgb must be a numpy array uint8 [H, W, 3], got {type(rgb).__name__}"
         )
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:
         raise InvalidInputError(f"rgb must be uint8 [H, W, 3], got {rgb.dtype} {list(rgb.shape)}")
-    return rgb
+    return Pixels(rgb)
 
 
 def checked_points(points_px: ArrayLike, name: str = "queries") -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import InvalidInputError
+from .pixels import RGB, Pixels, Yuv422
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
@@ -79,25 +80,32 @@ class CropTransform:
         """Whether points lie in the source image, bool [...]; False for NaN."""
         return _within(points_px, 0, 0, self.image_width_px, self.image_height_px)
 
-    def crop_and_resize(self, rgb: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
-        """Model input uint8 [3, input_px, input_px] from an image uint8 [H, W, 3], any strides.
+    def crop_and_resize(self, image: Pixels, device: torch.device | str = "cpu") -> Tensor:
+        """Model input uint8 [3, input_px, input_px], RGB, on a device.
 
         Antialiased bicubic, within one grey level of Pillow's (two in rare pixels when enlarging).
-        Only the crop goes to the device, which resizes it. Raises InvalidInputError when dtype or
-        shape differ.
+        The host copies the bytes of the crop, once, as they are; colours and size are up to the
+        device, for which the host does not wait. Raises InvalidInputError if the image is of
+        another size.
         """
-        expected = (self.image_height_px, self.image_width_px, 3)
-        if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.shape != expected:
-            got = f"{rgb.dtype} {rgb.shape}" if isinstance(rgb, np.ndarray) else type(rgb).__name__
-            raise InvalidInputError(f"image must be a numpy array uint8 {expected}, got {got}")
+        height, width = image.data.shape[:2]
+        if (width, height) != (self.image_width_px, self.image_height_px):
+            raise InvalidInputError(
+                f"image must be {self.image_width_px} x {self.image_height_px} px, "
+                f"got {width} x {height}"
+            )
         x, y, side = self.roi
-        device = torch.device(device)
-        # Messages give read-only buffers, which torch cannot take; a copy of the crop is cheap, and
-        # from locked pages the host need not wait until the GPU has it.
-        square = torch.empty(side, side, 3, dtype=torch.uint8, pin_memory=device.type == "cuda")
-        square.numpy()[...] = rgb[y : y + side, x : x + side]
-        planes = square.to(device, non_blocking=True).permute(2, 0, 1).unsqueeze(0)
-        return _resized(planes, self.input_px, in_integers=device.type == "cpu")[0].contiguous()
+        device, layout = torch.device(device), image.layout
+        rows = image.data[y : y + side]
+        if isinstance(layout, Yuv422):
+            odd = x % 2  # 1: the crop begins with the right one of two that share their colour
+            pairs = _uploaded(rows[:, x - odd : x + side + (x + side) % 2], device)
+            pixels, layout = _rgb_of_yuv(pairs, layout)[:, odd : odd + side], RGB
+        else:
+            pixels = _uploaded(rows[:, x : x + side], device)
+        planes = pixels.permute(2, 0, 1)[None]
+        small = _resized(planes, self.input_px, in_integers=device.type == "cpu")[0]
+        return torch.stack([small[index] for index in layout])
 
     def grid(self, n: int) -> np.ndarray:
         """Centres of n x n cells of the crop in source pixels, float32 [n * n, 2], row-major."""
@@ -124,6 +132,27 @@ class CropTransform:
             crop = resized.reshape(*cells.shape[:-2], side, side)
             pasted[..., y : y + side, x : x + side] = crop.numpy()
         return pasted
+
+
+def _uploaded(pixels: np.ndarray, device: torch.device) -> Tensor:
+    """A copy, on a device, of an array uint8 of any strides, which may be read-only."""
+    # From locked pages the host need not wait until the GPU has it.
+    copy = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    copy.numpy()[...] = pixels
+    return copy.to(device, non_blocking=True)
+
+
+def _rgb_of_yuv(packed: Tensor, layout: Yuv422) -> Tensor:
+    """RGB uint8 [H, W, 3] from YUV 4:2:2 uint8 [H, W, 2], W even.
+
+    BT.601 in integers, in units of 2^-20, rounded at the end: to the bit what OpenCV gives.
+    """
+    luma = packed[..., layout.luma].unflatten(1, (-1, 2)).int()
+    chroma = packed[..., layout.chroma].int() - 128
+    u, v = chroma[:, 0::2, None], chroma[:, 1::2, None]
+    y = (luma - 16).clamp(min=0) * 1220542 + (1 << 19)
+    rgb = [y + 1673527 * v, y - 852492 * v - 409993 * u, y + 2116026 * u]
+    return (torch.stack(rgb, -1) >> 20).clamp(0, 255).to(torch.uint8).flatten(1, 2)
 
 
 def _resized(planes: Tensor, side: int, in_integers: bool) -> Tensor:

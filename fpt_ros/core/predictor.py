@@ -36,6 +36,7 @@ from .geometry import CropTransform
 from .joint import sample_jointly
 from .mixture import GaussianMixture
 from .parts import DEFAULT_THRESHOLD_NATS, influence, moving_part_mask
+from .pixels import Pixels
 from .refine import refine
 
 # Tokens (candidates x points) that go through the network at once: about 450 MB with FPT-Base.
@@ -151,18 +152,21 @@ class MotionPredictor:
         )
 
     @torch.inference_mode()
-    def encode_image(self, rgb: NDArray[np.uint8]) -> EncodedFrame:
-        """Encode an image uint8 [H, W, 3] RGB of any size; the centre square of it is seen.
+    def encode_image(self, rgb: NDArray[np.uint8] | Pixels) -> EncodedFrame:
+        """Encode an image of any size, of which the centre square is seen.
+
+        Args:
+            rgb: uint8 [H, W, 3], or as a camera sent it.
 
         Raises InvalidInputError on another dtype or shape.
         """
-        rgb = checked_image(rgb)
-        height_px, width_px = rgb.shape[:2]
+        image = checked_image(rgb)
+        height_px, width_px = image.data.shape[:2]
         transform = CropTransform(width_px, height_px, self.engine.config.encoder.input_px)
-        pixels = transform.crop_and_resize(rgb, self.engine.device)
+        pixels = transform.crop_and_resize(image, self.engine.device)
         return EncodedFrame(transform, self.engine.encode(pixels[None]))
 
-    def set_image(self, rgb: NDArray[np.uint8]) -> None:
+    def set_image(self, rgb: NDArray[np.uint8] | Pixels) -> None:
         """Encode an image as `encode_image` does; questions without a frame are about this one."""
         self._frame = self.encode_image(rgb)
 

@@ -18,7 +18,7 @@ from fpt_ros.core.errors import EngineError, FptError, InvalidInputError
 from fpt_ros.core.parts import influence, moving_part_mask
 from fpt_ros.core.predictor import EncodedFrame, Motion, MotionPredictor
 from fpt_ros.engines.choose import Service
-from fpt_ros.images import image_to_rgb
+from fpt_ros.images import image_to_pixels, image_to_rgb
 from fpt_ros.msg import ModelInfo, MotionDistribution
 from fpt_ros.params import Settings
 
@@ -82,8 +82,9 @@ class PredictorPipeline:
 
     def encode(self, image: ImageMessage) -> EncodedFrame:
         """Decode and encode an image. Raises InvalidInputError."""
+        on_gpu = self.service.engine.device.type != "cpu"
         with self._watched():
-            return self.predictor.encode_image(image_to_rgb(image))
+            return self.predictor.encode_image(image_to_pixels(image, on_gpu))
 
     def answer(
         self, image: ImageMessage, encoded: EncodedFrame, question: convert.Question

@@ -9,6 +9,7 @@ from PIL import Image
 
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.geometry import CropTransform, _resized
+from fpt_ros.core.pixels import RGB, Pixels, Rgb, Yuv422
 
 SIZES = st.integers(1, 3000)
 TRANSFORMS = st.builds(CropTransform, SIZES, SIZES, st.just(224))
@@ -115,7 +116,7 @@ def test_contains_and_in_image():
 def test_resized_pictures_equal_pillows(height, width, input_px):
     transform = CropTransform(width, height, input_px)
     for image in (smooth_image(height, width), random_image(height, width)):
-        got = transform.crop_and_resize(image)
+        got = transform.crop_and_resize(Pixels(image))
         assert got.dtype == torch.uint8
         assert got.shape == (3, input_px, input_px)
         assert_equals_pillow(got, image, transform)
@@ -133,37 +134,71 @@ def test_resizing_as_gpus_do_equals_pillows():
 def test_resized_noise_of_any_size_equals_pillows(height, width, input_px, seed):
     transform = CropTransform(width, height, input_px)
     image = random_image(height, width, seed)
-    assert_equals_pillow(transform.crop_and_resize(image), image, transform)
+    assert_equals_pillow(transform.crop_and_resize(Pixels(image)), image, transform)
 
 
 def test_any_memory_layout_is_taken_and_none_is_kept():
     image = random_image(40, 60)
     transform = CropTransform(60, 40, 40)
-    expected = transform.crop_and_resize(image)
+    expected = transform.crop_and_resize(Pixels(image))
     padded = np.zeros((40, 75, 4), np.uint8)
     padded[:, :60, :3] = image
     flipped = image[::-1, ::-1].copy()[::-1, ::-1]
     read_only = np.frombuffer(image.tobytes(), np.uint8).reshape(image.shape)
     for same in (padded[:, :60, :3], flipped, np.asfortranarray(image), read_only):
-        assert torch.equal(transform.crop_and_resize(same), expected)
+        assert torch.equal(transform.crop_and_resize(Pixels(same)), expected)
     image[:] = 0
     assert expected.max() > 0
 
 
 @pytest.mark.parametrize(
-    "image",
+    ("data", "layout", "message"),
     [
-        np.zeros((40, 60, 3), np.float32),
-        np.zeros((60, 40, 3), np.uint8),
-        np.zeros((40, 60, 4), np.uint8),
-        np.zeros((40, 60), np.uint8),
-        torch.zeros(40, 60, 3, dtype=torch.uint8),
-        None,
+        (None, RGB, r"data must be uint8 \[H, W, 3 or more\], got NoneType"),
+        (torch.zeros(4, 6, 3, dtype=torch.uint8), RGB, "got Tensor"),
+        (np.zeros((4, 6, 3), np.float32), RGB, r"got float32 \[4, 6, 3\]"),
+        (np.zeros((4, 6), np.uint8), RGB, r"got uint8 \[4, 6\]"),
+        (np.zeros((0, 6, 3), np.uint8), RGB, r"got uint8 \[0, 6, 3\]"),
+        (np.zeros((4, 6, 2), np.uint8), RGB, r"got uint8 \[4, 6, 2\]"),
+        (np.zeros((4, 6, 1), np.uint8), Rgb(1, 1, 1), r"\[H, W, 2 or more\], got uint8"),
+        (np.zeros((4, 6, 1), np.uint8), Yuv422(0, 1), r"\[H, W, 2 or more\], got uint8"),
+        (np.zeros((4, 5, 2), np.uint8), Yuv422(0, 1), "width must be even in YUV 4:2:2, got 5"),
     ],
 )
-def test_other_images_are_refused(image):
-    with pytest.raises(InvalidInputError, match=r"uint8 \(40, 60, 3\)"):
-        CropTransform(60, 40, 32).crop_and_resize(image)
+def test_bytes_that_are_no_image_are_refused(data, layout, message):
+    with pytest.raises(InvalidInputError, match=message):
+        Pixels(data, layout)
+
+
+def test_images_of_another_size_are_refused():
+    with pytest.raises(InvalidInputError, match="image must be 60 x 40 px, got 40 x 60"):
+        CropTransform(60, 40, 32).crop_and_resize(Pixels(random_image(60, 40)))
+
+
+LAYOUTS = [(4, Rgb(2, 1, 0)), (1, Rgb(0, 0, 0)), (2, Yuv422(1, 0))]
+
+
+@pytest.mark.parametrize(("n_bytes", "layout"), LAYOUTS)
+def test_no_pixel_decides_what_the_host_does(n_bytes, layout):
+    """The device `meta` keeps no values: to read one, as a host does that waits, is an error."""
+    pixels = Pixels(np.zeros((11, 14, n_bytes), np.uint8), layout)
+    small = CropTransform(14, 11, 8).crop_and_resize(pixels, "meta")
+    assert (small.shape, small.dtype, small.device.type) == ((3, 8, 8), torch.uint8, "meta")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize(("n_bytes", "layout"), LAYOUTS)
+def test_a_gpu_does_as_the_cpu_and_nobody_waits(n_bytes, layout):
+    data = np.random.default_rng(0).integers(0, 256, (481, 642, n_bytes), np.uint8)
+    transform = CropTransform(642, 481, 224)
+    torch.zeros(1, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        small = transform.crop_and_resize(Pixels(data, layout), "cuda")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    expected = transform.crop_and_resize(Pixels(data, layout))
+    assert (small.cpu().int() - expected.int()).abs().max() <= 1
 
 
 def test_grid_is_row_major_at_cell_centres():

@@ -40,7 +40,7 @@ def test_images_are_the_maps_of_the_predictor(models, tolerance_px):
     service = Service(torch_engine(checkpoint, Wish()), (), {}, {})
     pipeline = PredictorPipeline(checkpoint, service, surroundings, never)
     pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
-    image = Image(height=48, width=64, encoding="rgb8", step=192, data=pixels.tobytes())
+    image = Image(height=48, width=64, encoding="bgr8", step=192, data=pixels.tobytes())
 
     outputs = pipeline.follow(image, pipeline.encode(image), Question(Header(), "", (PLAN,), None))
 
