@@ -159,8 +159,11 @@ def _resized(planes: Tensor, side: int, in_integers: bool) -> Tensor:
     """Square images uint8 [B, C, H, W] resized; only the CPU has fast integer arithmetic for it."""
     if in_integers:
         return F.interpolate(planes, (side, side), mode="bicubic", antialias=True)
-    wide = F.interpolate(planes.float(), (side, side), mode="bicubic", antialias=True)
-    return wide.round().clamp(0, 255).to(torch.uint8)
+    wide = planes.float()
+    # One axis after the other, as in integers: what overshoots black or white is cut off between.
+    for size in ((planes.shape[-2], side), (side, side)):
+        wide = F.interpolate(wide, size, mode="bicubic", antialias=True).round().clamp(0, 255)
+    return wide.to(torch.uint8)
 
 
 def _vector(x: float, y: float, like: Array) -> Array:

@@ -122,11 +122,12 @@ def test_resized_pictures_equal_pillows(height, width, input_px):
         assert_equals_pillow(got, image, transform)
 
 
-def test_resizing_as_gpus_do_equals_pillows():
-    image = smooth_image(480, 640)
-    transform = CropTransform(640, 480, 224)
-    planes = torch.from_numpy(image[:, 80:560].copy()).permute(2, 0, 1)[None]
-    assert_equals_pillow(_resized(planes, 224, in_integers=False)[0], image, transform)
+@pytest.mark.parametrize("side", [1, 64, 224, 225, 480, 1080])
+def test_resizing_as_gpus_do_equals_pillows(side):
+    transform = CropTransform(side, side, 224)
+    for image in (smooth_image(side, side), random_image(side, side)):
+        planes = torch.from_numpy(image).permute(2, 0, 1)[None]
+        assert_equals_pillow(_resized(planes, 224, in_integers=False)[0], image, transform)
 
 
 @settings(max_examples=60, deadline=None)
