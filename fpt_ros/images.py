@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpt_ros.core.errors import InvalidInputError
-from fpt_ros.core.pixels import RGB, Pixels, Rgb, Yuv422
+from fpt_ros.core.pixels import RGB, Channels, Pixels, Yuv422
 
 # A compressed image of a few kB can claim any size; 8K video has 33 million pixels.
 MAX_COMPRESSED_PIXELS = 64_000_000
@@ -39,12 +39,12 @@ _ENCODINGS: dict[str, tuple[int, int | None]] = {
 }
 
 # What torch can make of the bytes where the network runs; mono16 depends on the order of bytes.
-_LAYOUTS: dict[str, Rgb | Yuv422] = {
+_LAYOUTS: dict[str, Channels | Yuv422] = {
     "rgb8": RGB,
-    "bgr8": Rgb(2, 1, 0),
+    "bgr8": Channels(2, 1, 0),
     "rgba8": RGB,
-    "bgra8": Rgb(2, 1, 0),
-    "mono8": Rgb(0, 0, 0),
+    "bgra8": Channels(2, 1, 0),
+    "mono8": Channels(0, 0, 0),
     "yuv422": Yuv422(luma=1, chroma=0),
     "uyvy": Yuv422(luma=1, chroma=0),
     "yuv422_yuy2": Yuv422(luma=0, chroma=1),
@@ -68,11 +68,15 @@ def image_to_rgb(message: Any) -> NDArray[np.uint8]:
 
 
 def image_to_pixels(message: Any, on_gpu: bool) -> Pixels:
-    """Take in an image as `image_to_rgb` does, but leave colours to torch where it is as fast.
+    """Take in what `image_to_rgb` does, but leave colours to torch where it is about as fast.
 
-    The bytes of grey images and of all orders of channels stay as they came; for a GPU those of
-    YUV 4:2:2 as well, over which torch on a CPU takes several times as long as OpenCV. Bayer
-    patterns, JPEG and PNG are decoded here. The result may share the memory of the message.
+    The bytes of grey images and of all orders of channels stay as they came. Bayer patterns, JPEG
+    and PNG are decoded here. The result may share the memory of the message.
+
+    Args:
+        message: sensor_msgs Image or CompressedImage.
+        on_gpu: where the pixels go. If so, YUV 4:2:2 stays as it came, too; on a CPU torch would
+            take several times as long over it as OpenCV does here.
 
     Raises:
         InvalidInputError: names the field that is wrong.
@@ -80,7 +84,7 @@ def image_to_pixels(message: Any, on_gpu: bool) -> Pixels:
     layout = None if hasattr(message, "format") else _layout(message)
     if layout is None or (isinstance(layout, Yuv422) and not on_gpu):
         return Pixels(image_to_rgb(message))
-    return Pixels(_sent(message), layout)
+    return Pixels(_packed(message), layout)
 
 
 def depth_to_metres(message: Any) -> NDArray[np.float32]:
@@ -115,8 +119,8 @@ def _rows(message: Any, dtype: "np.dtype[Any]", channels: int) -> NDArray[Any]:
     return pixels.view(dtype).reshape(height, width, channels)
 
 
-def _sent(message: Any) -> NDArray[np.uint8]:
-    """View the pixels of an Image as [H, W, bytes per pixel]; whatever passes can be decoded."""
+def _packed(message: Any) -> NDArray[np.uint8]:
+    """View the pixels of an Image as [H, W, bytes per pixel], if they can be decoded."""
     encoding, size = message.encoding, f"{message.height} x {message.width}"
     if encoding not in _ENCODINGS:
         raise InvalidInputError(f"encoding {encoding!r} is not one of {', '.join(_ENCODINGS)}")
@@ -129,7 +133,7 @@ def _sent(message: Any) -> NDArray[np.uint8]:
 
 
 def _decoded(message: Any) -> NDArray[np.uint8]:
-    pixels, conversion = np.ascontiguousarray(_sent(message)), _ENCODINGS[message.encoding][1]
+    pixels, conversion = np.ascontiguousarray(_packed(message)), _ENCODINGS[message.encoding][1]
     if conversion is None:
         return pixels
     if message.encoding == "mono16":
@@ -137,10 +141,10 @@ def _decoded(message: Any) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(pixels, conversion), np.uint8)
 
 
-def _layout(message: Any) -> Rgb | Yuv422 | None:
+def _layout(message: Any) -> Channels | Yuv422 | None:
     if message.encoding == "mono16":
         upper = _upper_byte(message)
-        return Rgb(upper, upper, upper)
+        return Channels(upper, upper, upper)
     return _LAYOUTS.get(message.encoding)
 
 

@@ -14,7 +14,7 @@ MAX_POKE_SIDES = 2.0
 
 
 def checked_image(rgb: object) -> Pixels:
-    """An image uint8 [H, W, 3] with H, W >= 1, or whatever Pixels. Raises InvalidInputError."""
+    """Pixels from RGB uint8 [H, W, 3], H, W >= 1; Pixels pass. Raises InvalidInputError."""
     if isinstance(rgb, Pixels):
         return rgb
     if not isinstance(rgb, np.ndarray):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from .errors import InvalidInputError
 
 
-class Rgb(NamedTuple):
+class Channels(NamedTuple):
     """Which byte of a pixel is red, which green, which blue; of grey, it is one for all three."""
 
     red: int
@@ -29,7 +29,7 @@ class Yuv422(NamedTuple):
     chroma: int
 
 
-RGB = Rgb(0, 1, 2)
+RGB = Channels(0, 1, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class Pixels:
     """
 
     data: NDArray[np.uint8]
-    layout: Rgb | Yuv422 = RGB
+    layout: Channels | Yuv422 = RGB
 
     def __post_init__(self) -> None:
         """Validate; raises InvalidInputError."""

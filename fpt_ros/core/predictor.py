@@ -156,7 +156,7 @@ class MotionPredictor:
         """Encode an image of any size, of which the centre square is seen.
 
         Args:
-            rgb: uint8 [H, W, 3], or as a camera sent it.
+            rgb: uint8 [H, W, 3] of any strides; or `Pixels`, which say what their bytes mean.
 
         Raises InvalidInputError on another dtype or shape.
         """

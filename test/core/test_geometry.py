@@ -9,7 +9,7 @@ from PIL import Image
 
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.geometry import CropTransform, _resized
-from fpt_ros.core.pixels import RGB, Pixels, Rgb, Yuv422
+from fpt_ros.core.pixels import RGB, Channels, Pixels, Yuv422
 
 SIZES = st.integers(1, 3000)
 TRANSFORMS = st.builds(CropTransform, SIZES, SIZES, st.just(224))
@@ -161,7 +161,7 @@ def test_any_memory_layout_is_taken_and_none_is_kept():
         (np.zeros((4, 6), np.uint8), RGB, r"got uint8 \[4, 6\]"),
         (np.zeros((0, 6, 3), np.uint8), RGB, r"got uint8 \[0, 6, 3\]"),
         (np.zeros((4, 6, 2), np.uint8), RGB, r"got uint8 \[4, 6, 2\]"),
-        (np.zeros((4, 6, 1), np.uint8), Rgb(1, 1, 1), r"\[H, W, 2 or more\], got uint8"),
+        (np.zeros((4, 6, 1), np.uint8), Channels(1, 1, 1), r"\[H, W, 2 or more\], got uint8"),
         (np.zeros((4, 6, 1), np.uint8), Yuv422(0, 1), r"\[H, W, 2 or more\], got uint8"),
         (np.zeros((4, 5, 2), np.uint8), Yuv422(0, 1), "width must be even in YUV 4:2:2, got 5"),
     ],
@@ -176,7 +176,7 @@ def test_images_of_another_size_are_refused():
         CropTransform(60, 40, 32).crop_and_resize(Pixels(random_image(60, 40)))
 
 
-LAYOUTS = [(4, Rgb(2, 1, 0)), (1, Rgb(0, 0, 0)), (2, Yuv422(1, 0))]
+LAYOUTS = [(4, Channels(2, 1, 0)), (1, Channels(0, 0, 0)), (2, Yuv422(1, 0))]
 
 
 @pytest.mark.parametrize(("n_bytes", "layout"), LAYOUTS)
