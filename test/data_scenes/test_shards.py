@@ -164,10 +164,12 @@ def test_shards_of_another_world_or_physics_are_not_added(expected, tmp_path, na
 
 
 def test_folders_that_do_not_tell_are_continued_with_a_warning(expected, tmp_path, caplog):
-    unknown = dict.fromkeys(("world", "mujoco", "opencv", "gl_renderer"))
+    unknown = dict.fromkeys(("world", "mujoco", "opencv", "gl_renderer", "families"))
     (tmp_path / "train.json").write_text(facts_with(expected, **unknown))
     assert next(write_shards(plan(tmp_path), 1)) == 1
     assert ["with which world" in caplog.text, "with which mujoco" in caplog.text] == [True, True]
+    with pytest.raises(InvalidInputError, match="families"):  # there were all of them in it
+        next(write_shards(plan(tmp_path, families=("tool",)), 2))
     (tmp_path / "train.json").write_text("[")
     with pytest.raises(InvalidInputError, match="damaged"):
         next(write_shards(plan(tmp_path), 1))

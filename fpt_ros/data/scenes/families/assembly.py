@@ -3,6 +3,10 @@
 The other families are things that people have words for, and there are more things than words.
 These hold what all mechanisms share: a piece of any shape that turns or slides as a whole where it
 is joined to another, and takes along what is joined to it.
+
+They are not true to life in all: a piece is placed on the box around its parent, which not every
+shape fills (a ball, a lying cylinder, a tray), and may slide or be pulled off it, so that some hang
+in the air; and a base on a table or on the floor may reach into the wall behind it.
 """
 
 from __future__ import annotations
@@ -28,7 +32,10 @@ _NORMALS = {
 
 @dataclass(frozen=True)
 class _Piece:
-    """A body and the box around its shape: centre and half sizes (m) in the frame of the body."""
+    """A body and the box for its shape: centre and half sizes (m) in the frame of the body.
+
+    look: its material.
+    """
 
     body: Body
     centre: NDArray[np.float64]
@@ -45,9 +52,7 @@ def assembly(b: SceneBuilder) -> Layout:
         half[0] = b.uniform(0.005, 0.3) * size
     yaw = 0.0 if support == "wall" else b.rng.normal(0, 0.4)
     root = b.body(None, quat=turn([0, 0, 1], yaw))
-    centre = np.array([-half[0] if support == "wall" else 0.0, 0.0, 0.0])
-    if support != "wall":
-        centre[2] = half[2]
+    centre = np.array([-half[0], 0.0, 0.0] if support == "wall" else [0.0, 0.0, half[2]])
     base = _Piece(root, centre, half, b.material())
     _shape(b, base, b.pick(["box", "box", "rounded", "cylinder", "tray"]))
     joined = [base]
@@ -65,9 +70,9 @@ def assembly(b: SceneBuilder) -> Layout:
 
 
 def _join(b: SceneBuilder, parent: _Piece, *, still: bool = False) -> _Piece:
-    """Join a new piece to a face of `parent`.
+    """Put a new piece on a face of `parent`, with a joint unless it is to stay `still`.
 
-    Its frame has z away from the face, x and y along it.
+    Its frame has z away from the face, x and y along it; the joint is at its origin, on the face.
     """
     normal = _NORMALS[b.pick(["top", "top", "front", "front", "left", "right"])]
     along = np.array([0.0, 0.0, 1.0]) if normal[2] == 0 else np.array([1.0, 0.0, 0.0])
@@ -76,19 +81,21 @@ def _join(b: SceneBuilder, parent: _Piece, *, still: bool = False) -> _Piece:
     axes = np.stack([along, np.cross(normal, along), normal])  # rows: x, y, z of the new frame
     room = np.abs(axes) @ parent.half  # half sizes of the parent along them
     kind = b.pick(["lid", "lid", "lever", "turn", "turn", "pull", "shift"])
-    share = b.rng.uniform([0.3, 0.3], 1.0) if kind == "lid" else b.rng.uniform(0.12, 0.8, 2)
-    half = np.array([*(share * room[:2]), 0.0])
-    thin = np.exp(b.uniform(-3.0, 0.3)) if kind != "lid" else b.uniform(0.03, 0.25)
-    half[2] = max(thin * half[:2].min(), 0.003)
-    if kind == "lever":
+    if kind == "lid":
+        cover, thickness = b.rng.uniform(0.3, 1.0, 2), b.uniform(0.03, 0.25)
+    else:
+        cover, thickness = b.rng.uniform(0.12, 0.8, 2), np.exp(b.uniform(-3.0, 0.3))
+    half = np.array([*(cover * room[:2]), 0.0])
+    half[2] = thickness * half[:2].min()
+    if kind == "lever":  # slender, and long away from the face
         half = half * [0.5, 0.5, 0] + [0, 0, b.uniform(0.3, 1.0) * parent.half.max()]
     half = np.maximum(half, 0.004)
     at = np.append(b.rng.uniform(-1, 1, 2) * np.maximum(room[:2] - half[:2], 0), room[2])
     centre = np.array([0.0, 0.0, half[2]])
-    if kind == "lid":  # the joint is at one edge
+    if kind == "lid":  # joined at one edge
         at[1] -= half[1]
         centre[1] = half[1]
-    elif kind == "turn" and b.chance(0.4):  # ... or well off the middle
+    elif kind == "turn" and b.chance(0.4):  # joined well off the middle
         centre[:2] = b.uniform(0.4, 0.9) * half[:2]
     body = b.body(parent.body, parent.centre + at @ axes, _quaternion(axes), stem="piece")
     if not still:
@@ -99,6 +106,7 @@ def _join(b: SceneBuilder, parent: _Piece, *, still: bool = False) -> _Piece:
 
 
 def _joint(b: SceneBuilder, body: Body, kind: str, half: NDArray[np.float64]) -> None:
+    """Let a piece with these half sizes move as its kind does, in the frame of `_join`."""
     if kind == "lid":
         b.hinge(body, [1, 0, 0], 0.0, b.uniform(1.2, 2.8), rest=b.uniform(0.0, 1.2))
     elif kind == "lever":
@@ -113,7 +121,7 @@ def _joint(b: SceneBuilder, body: Body, kind: str, half: NDArray[np.float64]) ->
 
 
 def _shape(b: SceneBuilder, piece: _Piece, shape: str) -> None:
-    """Fill the box of a piece."""
+    """Give a piece a shape, as large as fits its box; round ends reach a little beyond."""
     body, centre, half, look = piece.body, piece.centre, piece.half, piece.look
     other = look if b.chance(0.5) else b.material()
     base = centre - [0, 0, half[2]]
