@@ -22,10 +22,8 @@ from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from demo import pictures, report
 from demo.asker import CAMERA_INFO, IMAGE, Asker
 from demo.processes import Process, ProcessFailed
-from demo.recording import Recording
 from demo.script import SCRIPT, Question
 from fpt_ros.bags import BagReader, BagWriter
 from fpt_ros.core.errors import FptError
@@ -182,6 +180,10 @@ def play(
 def show(output: Path, script: Sequence[Question], images_sent: int, console: Console) -> None:
     """Make video, stills and tables from the recorded bag."""
     with console.status("drawing"):
+        # They need PyTorch, and the node must not wait until this process has it, too.
+        from demo import pictures, report
+        from demo.recording import Recording
+
         recording = Recording.load(output / "bag")
         refused = recording.refused(script)
         if len(refused) == len(script):
