@@ -1,8 +1,13 @@
-"""What holds for all tests: a ROS world of their own, and the order."""
+"""What holds for all tests: a ROS world of their own, the order, and as much time as they need."""
 
 import os
 
 import pytest
+from hypothesis import settings
+
+# On a busy machine any example may take longer than the 200 ms that Hypothesis allows.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 # Each test process hears only itself and the processes that it starts.
 os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)

@@ -138,9 +138,7 @@ def small_bag_file(request, tmp_path_factory):
     return next(file for file in folder.iterdir() if file.suffix != ".yaml")
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.floats(0, 1), damage=st.binary(min_size=1, max_size=12), cut=st.booleans())
 def test_a_damaged_file_is_read_or_refused_but_never_crashes(
     small_bag_file, tmp_path, position, damage, cut

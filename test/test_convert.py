@@ -64,7 +64,7 @@ def test_the_numbers_of_status_and_flags_are_those_of_the_message():
         assert getattr(MotionDistribution, flag.name) == flag
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     shape=st.one_of(st.tuples(st.integers(1, 9)), st.tuples(st.integers(1, 4), st.integers(1, 9)))
 )
@@ -246,7 +246,7 @@ def test_a_camera_or_depth_of_another_size_is_refused():
 finite = st.floats(-1e6, 1e6, width=32)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     pokes=nps.arrays(np.float32, st.tuples(st.integers(0, 4), st.just(4)), elements=finite),
     queries=nps.arrays(np.float32, st.tuples(st.integers(0, 9), st.just(2)), elements=finite),
@@ -272,7 +272,7 @@ def test_poke_arrays_are_read(pokes, queries):
         assert question.queries is None
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     counts=st.lists(st.integers(0, 4), min_size=1, max_size=5),
     n_queries=st.integers(0, 9),

@@ -135,7 +135,7 @@ def test_small_images_are_enlarged_by_a_whole_factor(side, factor):
     assert picture.shape == (side * factor, (side + 8) * factor, 3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.tuples(st.integers(1, 40), st.integers(1, 40)),
     arrays(np.float32, (3, 4), elements=WILD),

@@ -46,7 +46,7 @@ def smooth_rgb(height=48, width=64):
 sizes = st.tuples(st.integers(1, 12), st.integers(1, 12))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(size=sizes, padding=st.integers(0, 7), seed=st.integers(0, 99))
 def test_channel_orders_and_padding(size, padding, seed):
     rgb = random_rgb(*size, seed)
@@ -63,7 +63,7 @@ def test_channel_orders_and_padding(size, padding, seed):
         np.testing.assert_array_equal(decoded, rgb)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(size=sizes, padding=st.integers(0, 7), seed=st.integers(0, 99))
 def test_grey_of_8_and_16_bits(size, padding, seed):
     grey = np.random.default_rng(seed).integers(0, 65536, size, np.uint16)
@@ -127,7 +127,7 @@ YUV = ("yuv422", "uyvy", "yuv422_yuy2", "yuyv")
 BAYER = ("bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     encoding=st.sampled_from([*BYTES, *YUV, *BAYER]),
     size=st.tuples(st.integers(4, 40), st.integers(4, 40)),
@@ -290,7 +290,7 @@ def test_a_jpeg_bomb_is_not_decoded():
     assert MAX_COMPRESSED_PIXELS >= 7680 * 4320
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     data=st.binary(max_size=200),
     prefix=st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"]),
@@ -301,7 +301,7 @@ def test_noise_never_does_worse_than_invalid_input(data, prefix, end):
         image_to_rgb(compressed(prefix + data + end))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     encoding=st.sampled_from(
         ["rgb8", "mono16", "bayer_grbg8", "yuv422", "yuv422_yuy2", "bgra8", "nv12"]

@@ -250,7 +250,7 @@ def test_symbolic_link(saved, tmp_path):
     assert load_checkpoint(link).sha256 == load_checkpoint(saved).sha256
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_truncated_or_damaged_files_are_refused_or_read(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("damaged")

@@ -17,7 +17,7 @@ from fpt_ros.core.mixture import GaussianMixture
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden_fpt.npz"
 SEEDS = st.integers(0, 2**32 - 1)
-SLOW = settings(max_examples=40, deadline=None)
+SLOW = settings(max_examples=40)
 
 
 def random_mixture(seed, *batch, k=4, spread=1.0, dtype=torch.float64):
@@ -323,7 +323,7 @@ def test_a_point_without_an_answer_has_no_modes():
 # --- entropy and divergence -------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(SEEDS, st.floats(0, 4))
 def test_entropy_lies_between_its_bounds(seed, spread):
     mixture = random_mixture(seed, spread=spread)
@@ -492,7 +492,7 @@ def conditional_mean(mean, factors, y_interval):
     return (cdf[1] - cdf[0]).mean().item()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(shapes(), st.floats(-2, 2), st.floats(0, 3), st.floats(0, 2 * math.pi))
 def test_prob_longer_than_matches_conditioning(factors, log_threshold, distance, angle):
     threshold = 10.0**log_threshold
@@ -508,7 +508,7 @@ def test_prob_longer_than_matches_conditioning(factors, log_threshold, distance,
     assert got == pytest.approx(1 - inside, abs=MEAN_ERROR + 1e-7)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(shapes(), st.tuples(*[st.floats(-4, 4)] * 2), st.tuples(*[st.floats(0, 5)] * 2))
 def test_prob_in_box_matches_conditioning(factors, corner, extent):
     l00, l10, l11 = factors

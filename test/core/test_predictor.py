@@ -494,7 +494,7 @@ def test_devices_that_are_not_there_are_named(device):
         TorchEngine(network(), device)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.tuples(st.integers(1, 40), st.integers(1, 40)),
     arrays(np.float32, st.tuples(st.integers(0, 4), st.sampled_from([3, 4]))),

@@ -204,7 +204,6 @@ def live(ros, models):
 
 @settings(
     max_examples=200,
-    deadline=None,
     suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow],
 )
 @given(st.lists(inputs, min_size=12, max_size=25))

@@ -531,7 +531,7 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(steps, max_size=40))
 def test_whatever_happens_every_request_is_answered_once(script):
     bench = Bench(request_queue_size=3, frame_history=2, max_image_age_s=1e-8)
