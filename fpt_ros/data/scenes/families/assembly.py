@@ -3,10 +3,6 @@
 The other families are things that people have words for, and there are more things than words.
 These hold what all mechanisms share: a piece of any shape that turns or slides as a whole where it
 is joined to another, and takes along what is joined to it.
-
-They are not true to life in all: a piece is placed on the box around its parent, which not every
-shape fills (a ball, a lying cylinder, a tray), and may slide or be pulled off it, so that some hang
-in the air; and a base on a table or on the floor may reach into the wall behind it.
 """
 
 from __future__ import annotations
@@ -21,7 +17,9 @@ from fpt_ros.data.scenes import parts, shapes
 from fpt_ros.data.scenes.builder import Body, SceneBuilder, turn
 from fpt_ros.data.scenes.layout import Layout
 
-_SHAPES = ("box", "box", "panel", "rounded", "cylinder", "ball", "frame", "slats", "tray", "bow")
+_FULL = ("box", "box", "panel", "rounded")
+"""Shapes that fill their box: what is put on a face of the box touches them."""
+_SHAPES = (*_FULL, "cylinder", "ball", "frame", "slats", "tray", "bow")
 _NORMALS = {
     "top": np.array([0.0, 0.0, 1.0]),
     "front": np.array([1.0, 0.0, 0.0]),
@@ -34,13 +32,14 @@ _NORMALS = {
 class _Piece:
     """A body and the box for its shape: centre and half sizes (m) in the frame of the body.
 
-    look: its material.
+    look: its material. carries: whether other pieces may be joined to it.
     """
 
     body: Body
     centre: NDArray[np.float64]
     half: NDArray[np.float64]
     look: str
+    carries: bool
 
 
 def assembly(b: SceneBuilder) -> Layout:
@@ -53,20 +52,21 @@ def assembly(b: SceneBuilder) -> Layout:
     yaw = 0.0 if support == "wall" else b.rng.normal(0, 0.4)
     root = b.body(None, quat=turn([0, 0, 1], yaw))
     centre = np.array([-half[0], 0.0, 0.0] if support == "wall" else [0.0, 0.0, half[2]])
-    base = _Piece(root, centre, half, b.material())
-    _shape(b, base, b.pick(["box", "box", "rounded", "cylinder", "tray"]))
+    base = _Piece(root, centre, half, b.material(), carries=True)
+    _shape(b, base, b.pick(_FULL))
     joined = [base]
     for _ in range(int(b.rng.integers(1, 6))):
         # Seldom on a piece that moves itself: chains are rarer than neighbours.
         parent = base if b.chance(0.7) else joined[int(b.rng.integers(len(joined)))]
-        joined.append(_join(b, parent))
+        piece = _join(b, parent)
+        joined += [piece] if piece.carries else []
     for _ in range(int(b.rng.integers(0, 3))):
         _join(b, base, still=True)
     reach = float(np.linalg.norm(half)) + 0.3 * size
     if support == "wall":
         return Layout(support, (0, 0, 0), reach, 0.2, half[1], 0.9, 2 * half[0])
     azimuth = np.pi if b.chance(0.5) else 1.2
-    return Layout(support, (0, 0, half[2]), reach, reach, reach, azimuth)
+    return Layout(support, (0, 0, half[2]), reach, reach, reach, azimuth, reach)
 
 
 def _join(b: SceneBuilder, parent: _Piece, *, still: bool = False) -> _Piece:
@@ -98,15 +98,27 @@ def _join(b: SceneBuilder, parent: _Piece, *, still: bool = False) -> _Piece:
     elif kind == "turn" and b.chance(0.4):  # joined well off the middle
         centre[:2] = b.uniform(0.4, 0.9) * half[:2]
     body = b.body(parent.body, parent.centre + at @ axes, _quaternion(axes), stem="piece")
+    shape = b.pick(_SHAPES)
+    look = parent.look if b.chance(0.35) else b.material()
+    piece = _Piece(body, centre, half, look, carries=shape in _FULL)
+    _shape(b, piece, shape)
     if not still:
-        _joint(b, body, kind, half)
-    piece = _Piece(body, centre, half, parent.look if b.chance(0.35) else b.material())
-    _shape(b, piece, b.pick(_SHAPES))
+        _joint(b, piece, kind, at, room)
     return piece
 
 
-def _joint(b: SceneBuilder, body: Body, kind: str, half: NDArray[np.float64]) -> None:
-    """Let a piece with these half sizes move as its kind does, in the frame of `_join`."""
+def _joint(
+    b: SceneBuilder,
+    piece: _Piece,
+    kind: str,
+    at: NDArray[np.float64],
+    room: NDArray[np.float64],
+) -> None:
+    """Let a piece move as its kind does, in the frame of `_join`.
+
+    at [3]: where it is; room [3]: half sizes of its parent, both along the axes of the frame.
+    """
+    body = piece.body
     if kind == "lid":
         b.hinge(body, [1, 0, 0], 0.0, b.uniform(1.2, 2.8), rest=b.uniform(0.0, 1.2))
     elif kind == "lever":
@@ -114,10 +126,14 @@ def _joint(b: SceneBuilder, body: Body, kind: str, half: NDArray[np.float64]) ->
     elif kind == "turn":
         b.hinge(body, [0, 0, 1], -2.2, 2.2, rest=b.uniform(-1.5, 1.5))
     elif kind == "pull":
-        b.slide(body, [0, 0, 1], 0.0, b.uniform(0.5, 2.0) * half[:2].max())
-    else:
-        travel = b.uniform(0.5, 2.0) * half[0]
-        b.slide(body, [1, 0, 0], -travel, travel, rest=b.uniform(-1, 1) * travel)
+        travel = min(b.uniform(0.5, 2.0) * piece.half[:2].max(), 1.8 * room[2])
+        b.slide(body, [0, 0, 1], 0.0, travel)
+        stem = 0.4 * piece.half[:2].min()
+        b.rod(body, [0, 0, -travel], [0, 0, 0], stem, piece.look, rounded=False)
+    else:  # as far as the face goes
+        free = max(room[0] - piece.half[0], 0.01)
+        low, high = -free - at[0], free - at[0]
+        b.slide(body, [1, 0, 0], low, high, rest=b.uniform(low, high))
 
 
 def _shape(b: SceneBuilder, piece: _Piece, shape: str) -> None:
