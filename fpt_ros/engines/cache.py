@@ -24,7 +24,7 @@ from ..core.errors import EngineError
 
 RECORD = "engine.json"
 # Raised when graphs change in a way that weights and configuration do not tell.
-_GRAPHS = 2
+_GRAPHS = 3
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from ..core.errors import EngineError
 from ..core.model import FlowPokeModel
 from ..core.transformer import PokeReference
 from .export import TRACED, Stage, StageGraph, kv_names, stage_graphs
-from .quantize import quantized
+from .quantize import quantized, with_small_layers
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -65,13 +65,15 @@ def build(
     """
     for graph in stage_graphs(model):
         on_stage(graph.stage)
-        hint = _hint(graph.stage, precision)
+        numbers = _numbers(graph.stage, precision, model.config)
         with _blamed(f"cannot compile the stage {graph.stage}"):
             network = _converted(graph)
             if precision == "int8" and graph.stage == "encode":
                 network = quantized(network, model.config.encoder.input_px)
-            network = _with_small_keys(network, hint)
-            compiled = _core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": hint})
+            elif precision == "int8" and graph.stage != "embed":
+                network = with_small_layers(network)
+            network = _with_small_keys(network, numbers["INFERENCE_PRECISION_HINT"])
+            compiled = _core().compile_model(network, "CPU", numbers)
             blob = compiled.export_model()
         (folder / f"{graph.stage}.blob").write_bytes(blob.getbuffer())
 
@@ -116,7 +118,7 @@ class OpenVinoEngine(Engine):
         self.key = folder.name
         self.parity_error = math.nan
         self._stages = {
-            stage: _Stage(folder / f"{stage}.blob", _hint(stage, precision), num_threads)
+            stage: _Stage(folder / f"{stage}.blob", _numbers(stage, precision, config), num_threads)
             for stage in get_args(Stage)
         }
 
@@ -251,9 +253,9 @@ load = OpenVinoEngine
 class _Stage:
     """A compiled graph. Outputs whose shape may change are overwritten by the next call."""
 
-    def __init__(self, file: Path, hint: str, num_threads: int) -> None:
+    def __init__(self, file: Path, numbers: Mapping[str, Any], num_threads: int) -> None:
         properties: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": hint,  # the file does not have it
+            **numbers,  # the file does not have them
             "INFERENCE_NUM_THREADS": num_threads,
             "PERFORMANCE_HINT": "LATENCY",
             "ENABLE_CPU_PINNING": False,  # other processes want the cores, too
@@ -352,11 +354,16 @@ def _openvino() -> Any:
     return openvino
 
 
-def _hint(stage: Stage, precision: Precision) -> str:
-    """What OpenVINO is to compute in, where a graph is not quantised."""
-    if stage == "embed" or precision == "fp32":
-        return "f32"  # sines and cosines of large angles do not survive bfloat16
-    return "bf16" if precision == "bf16" or "BF16" in _capabilities() else "f32"
+def _numbers(stage: Stage, precision: Precision, config: ModelConfig) -> dict[str, Any]:
+    """Properties that say what OpenVINO is to compute in."""
+    half = precision == "bf16" or "BF16" in _capabilities()
+    # Sines and cosines of large angles do not survive bfloat16.
+    wide = stage == "embed" or precision == "fp32" or not half
+    return {
+        "INFERENCE_PRECISION_HINT": "f32" if wide else "bf16",  # where a graph is not quantised
+        # Where weights have eight bits, so many inputs of a token share a scale: at best all.
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": config.transformer.width,
+    }
 
 
 @cache
