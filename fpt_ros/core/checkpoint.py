@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .config import FPT_BASE, ModelConfig
 from .errors import CheckpointError, InvalidInputError
@@ -185,8 +186,25 @@ def _flush(path: Path) -> None:
 
 def _empty_model(config: ModelConfig) -> FlowPokeModel:
     """Build a network without memory for its weights."""
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutNumbers():
         return FlowPokeModel(config)
+
+
+class _WithoutNumbers(TorchFunctionMode):
+    """Keeps PyTorch from importing its compiler for numbers that nobody sees.
+
+    It computes random numbers and ranges on the device "meta" in Python, and imports the compiler
+    first: a second, ten times as long as to load small weights.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if function is nn.init.normal_:
+            return (kwargs or {})["tensor"]
+        if function in (torch.arange, torch.linspace):
+            return function(*args, **{**(kwargs or {}), "device": "cpu"})
+        return function(*args, **(kwargs or {}))
 
 
 def _read_safetensors(path: Path, file: _OpenFile, config: ModelConfig | None) -> Checkpoint:

@@ -1,4 +1,4 @@
-"""The core works in a notebook: importing all of it pulls in no ROS, simulator or GUI package."""
+"""The core works in a notebook: it imports no ROS, simulator or GUI package, and no compiler."""
 
 import subprocess
 import sys
@@ -9,6 +9,8 @@ import fpt_ros.core
 for module in pkgutil.walk_packages(fpt_ros.core.__path__, "fpt_ros.core."):
     importlib.import_module(module.name)
     print("imported", module.name)
+for preset in (fpt_ros.core.config.FPT_SMALL, fpt_ros.core.config.FPT_BASE):
+    fpt_ros.core.checkpoint._empty_model(preset)  # as before any weights are loaded
 print(*sys.modules)
 """
 FORBIDDEN = {"rclpy", "cv_bridge", "cv2", "mujoco", "launch", "ament_index_python"}
@@ -30,3 +32,4 @@ def test_core_imports_no_ros():
         if ros or messages or (outside and not name.startswith("fpt_ros.core.")):
             offending.append(name)
     assert not offending
+    assert "torch._dynamo" not in modules.split()  # PyTorch's compiler: a second to import
