@@ -201,7 +201,7 @@ class _WithoutNumbers(TorchFunctionMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if function is nn.init.normal_:
-            return (kwargs or {})["tensor"]
+            return args[0] if args else (kwargs or {})["tensor"]
         if function in (torch.arange, torch.linspace):
             return function(*args, **{**(kwargs or {}), "device": "cpu"})
         return function(*args, **(kwargs or {}))
