@@ -27,7 +27,8 @@ _IN_A_LAYER = ".transformer.layers."  # as tracing names modules
 def with_small_layers(body: ov.Model) -> ov.Model:
     """The graph of the stage `advance` or `alone`, the weights of its layers in eight bits.
 
-    Each row has a scale of its own. Raises EngineError if NNCF is not there.
+    Each row has a scale of its own. Raises EngineError if NNCF is not there, or the graph does not
+    name its layers.
     """
     nncf = _nncf()
     from openvino.passes import ConstantFolding, Manager
@@ -35,12 +36,11 @@ def with_small_layers(body: ov.Model) -> ov.Model:
     folding = Manager()
     folding.register_pass(ConstantFolding())  # `alone` uses a part of a matrix
     folding.run_passes(body)
-    others = [
-        name
-        for operation in body.get_ops()
-        if operation.get_type_name() != "Constant"
-        and _IN_A_LAYER not in (name := operation.get_friendly_name())
-    ]
+    operations = [each for each in body.get_ops() if each.get_type_name() != "Constant"]
+    names = [each.get_friendly_name() for each in operations]
+    others = [name for name in names if _IN_A_LAYER not in name]
+    if len(others) == len(names):  # NNCF would leave all as it is, and the engine be no faster
+        raise EngineError(f"no operation of the graph has {_IN_A_LAYER!r} in its name")
     return nncf.compress_weights(
         body,
         mode=nncf.CompressWeightsMode.INT8_SYM,

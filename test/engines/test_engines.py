@@ -151,6 +151,25 @@ def test_eight_bits_pass_the_gate(tmp_path, monkeypatch):
     assert 1e-3 < found.relative_displacement < 0.04  # neither in float32 nor near the limit
 
 
+@pytest.mark.parametrize("amx", [True, False])
+def test_layers_stay_as_they_are_where_amx_is_faster(model, tmp_path, monkeypatch, amx):
+    small = []
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(openvino, "quantized", lambda network, side_px: network)
+    monkeypatch.setattr(openvino, "with_small_layers", lambda each: small.append(each) or each)
+    openvino.build(model, "int8", tmp_path, lambda _: None)
+    assert len(small) == (0 if amx else 2)  # `advance` and `alone`
+    assert ("AMX" in openvino.describe(CPU)) == amx
+
+
+def test_layers_that_cannot_be_told_apart_are_an_error(model, monkeypatch):
+    pytest.importorskip("nncf")
+    monkeypatch.setattr(quantize, "_IN_A_LAYER", ".blocks.")
+    network = openvino._converted(export.stage_graphs(model)[-1])
+    with pytest.raises(EngineError, match=r"no operation of the graph has '\.blocks\.'"):
+        quantize.with_small_layers(network)
+
+
 def test_all_layers_but_nothing_else_get_weights_of_eight_bits(model):
     pytest.importorskip("nncf")
     graph = export.stage_graphs(model)[-1]
