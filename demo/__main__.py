@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import av  # noqa: F401 - pictures need it: whether it is there shows before anything is played
 import rclpy
 from rclpy.signals import SignalHandlerOptions
 from rich.console import Console

@@ -93,6 +93,12 @@ def images_of(path: Path) -> list[bytes]:
         ]
 
 
+def test_pytorch_is_not_imported_before_anything_is_drawn():
+    code = "import sys, demo.__main__; print('torch' in sys.modules)"
+    printed = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True)
+    assert printed.split() == ["False"]
+
+
 def test_plans_fit_every_image_that_they_meet():
     with BagReader(ROOT / "demo" / "bag") as bag:
         infos = [
