@@ -59,7 +59,8 @@ def assembly(b: SceneBuilder) -> Layout:
         # Seldom on a piece that moves itself: chains are rarer than neighbours.
         parent = base if b.chance(0.7) else joined[int(b.rng.integers(len(joined)))]
         piece = _join(b, parent)
-        joined += [piece] if piece.carries else []
+        if piece.carries:
+            joined.append(piece)
     for _ in range(int(b.rng.integers(0, 3))):
         _join(b, base, still=True)
     reach = float(np.linalg.norm(half)) + 0.3 * size
