@@ -70,5 +70,6 @@ def _nncf() -> Any:
         import nncf
     except ImportError as error:
         raise EngineError(f"NNCF cannot be imported ({error}): pip install nncf") from error
-    nncf.set_log_level(logging.ERROR)
+    # Not by its own function: it also silences handlers that others have put on that logger.
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     return nncf
