@@ -42,11 +42,13 @@ class _OpenFile:
     """A file that can be read as long as this lives, whatever becomes of the path to it."""
 
     def __init__(self, path: Path) -> None:
-        """Raises CheckpointError if there is no such file, OSError if it cannot be opened."""
+        """Raises CheckpointError if it cannot be opened or is no file."""
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for
-        except FileNotFoundError as error:
-            raise CheckpointError(f"{path}: no such file") from error
+        except OSError as error:
+            absent = isinstance(error, FileNotFoundError)
+            reason = "no such file" if absent else f"cannot be read: {error}"
+            raise CheckpointError(f"{path}: {reason}") from error
         weakref.finalize(self, os.close, descriptor)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise CheckpointError(f"{path}: not a file")
@@ -115,11 +117,7 @@ def load_checkpoint(path: str | Path, config: ModelConfig | None = None) -> Chec
     Raises CheckpointError when the file is missing, damaged, holds NaN or does not fit its config.
     """
     path = Path(path)
-    try:
-        file = _OpenFile(path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    return _load(path, file, config)
+    return _load(path, _OpenFile(path), config)
 
 
 def _load(path: Path, file: _OpenFile, config: ModelConfig | None) -> Checkpoint:
