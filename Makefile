@@ -36,9 +36,11 @@ demo-finetune: $(STAMP)
 	$(RUN) -m demo.finetune
 
 # Three files at a time, each with one thread, on two cores too: some wait for other processes. In the
-# order of test/conftest.py: pytest-xdist would begin with the files that have the most tests.
+# order of test/conftest.py: pytest-xdist would begin with the files that have the most tests. A crash
+# ends the run: pytest-xdist would start another process, give it nothing and wait for ever.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder \
+		--max-worker-restart 0
 
 lint: $(STAMP)
 	$(RUN) -m ruff check

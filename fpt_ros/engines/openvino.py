@@ -46,7 +46,7 @@ def describe(device: torch.device) -> str:
     """The CPU, as far as graphs are compiled for it. Raises EngineError for another device."""
     if device.type != "cpu":
         raise EngineError(f"OpenVINO runs on the CPU here, not on {device}")
-    name = _core().get_property("CPU", "FULL_DEVICE_NAME")
+    name = core().get_property("CPU", "FULL_DEVICE_NAME")
     return f"{name} ({' '.join(sorted(_capabilities()))})"
 
 
@@ -74,7 +74,7 @@ def build(
                 # With AMX, products in bfloat16 are faster than with weights of eight bits.
                 network = with_small_layers(network)
             network = _with_small_keys(network, numbers["INFERENCE_PRECISION_HINT"])
-            compiled = _core().compile_model(network, "CPU", numbers)
+            compiled = core().compile_model(network, "CPU", numbers)
             blob = compiled.export_model()
         (folder / f"{graph.stage}.blob").write_bytes(blob.getbuffer())
 
@@ -266,7 +266,7 @@ class _Stage:
                 # Shared, the constants are where they are. OpenVINO refuses what is read-only.
                 self._file = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
             blob = _openvino().Tensor(np.frombuffer(self._file, np.uint8), shared_memory=True)
-            self._compiled = _core().import_model(blob, "CPU", properties)
+            self._compiled = core().import_model(blob, "CPU", properties)
             self._request = self._compiled.create_infer_request()
             # What is needed again is read again, at any time: the file must stay as it is.
             self._file.madvise(mmap.MADV_DONTNEED)
@@ -369,14 +369,20 @@ def _numbers(stage: Stage, precision: Precision, config: ModelConfig) -> dict[st
 
 
 @cache
-def _core() -> ov.Core:
+def core() -> ov.Core:
+    """The one `Core` of this process.
+
+    Each gives the thread a stack for its signal handlers and takes it back at its end. Of two that
+    do not end in reverse order the second to end leaves a stack that is gone, and the next signal
+    ends the process.
+    """
     return _openvino().Core()
 
 
 def _capabilities() -> list[str]:
     """Those of the CPU that OpenVINO names, and AMX, which it uses but does not name."""
     amx = ["AMX"] if torch.cpu._is_amx_tile_supported() else []
-    return [*_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"), *amx]
+    return [*core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"), *amx]
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from fpt_ros.core.engine import TorchEngine
 from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.engines import tensorrt
 from fpt_ros.engines.export import stage_graphs
+from fpt_ros.engines.openvino import core
 from fpt_ros.engines.staged import StagedEngine
 
 onnx_ir = pytest.importorskip("onnx_ir", reason="pip install 'fpt_ros[tensorrt]'")
@@ -39,10 +40,10 @@ def onnx_graphs(model):
 
 def compiled(graph, onnx):
     """A function from and to tensors by name."""
-    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("openvino")
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    core = openvino.Core()
-    network = core.compile_model(core.read_model(onnx.SerializeToString()), "CPU", options)
+    model = core().read_model(onnx.SerializeToString())
+    network = core().compile_model(model, "CPU", options)
     assert {port.any_name for port in network.inputs} == set(graph.inputs)
 
     def run(**inputs):
