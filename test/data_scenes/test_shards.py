@@ -199,7 +199,8 @@ def test_splits_never_share_a_scene(split, seed, shard, scene):
 
 def test_unseen_families_are_in_the_test_split_only():
     drawn = {
-        split: {family_for(split, np.random.default_rng(n)) for n in range(300)} for split in SPLITS
+        split: {family_for(split, np.random.default_rng(n)) for n in range(2000)}
+        for split in SPLITS
     }
     assert drawn["train"] == drawn["val"] == set(FAMILIES)
     assert drawn["test"] == {*FAMILIES, *UNSEEN_FAMILIES}

@@ -7,10 +7,15 @@ from collections.abc import Callable
 from fpt_ros.data.scenes.builder import SceneBuilder
 from fpt_ros.data.scenes.families import (
     assembly,
+    barriers,
     furniture,
+    hanging,
+    household,
+    interior,
     jointed,
     kitchen,
     loose,
+    mechanical,
     mixed,
     panels,
     shelves,
@@ -49,6 +54,18 @@ FAMILIES: dict[str, Family] = {
     "floor_things": shelves.floor_things,
     "mixed": mixed.mixed,
     "assembly": assembly.assembly,
+    "book": household.book,
+    "storage_case": household.storage_case,
+    "oven": household.oven,
+    "office_chair": interior.office_chair,
+    "display": interior.display,
+    "toilet": interior.toilet,
+    "wheel": mechanical.wheel,
+    "balance": mechanical.balance,
+    "trolley": mechanical.trolley,
+    "hatch": barriers.hatch,
+    "gate": barriers.gate,
+    "hanging": hanging.hanging,
 }
 
 WEIGHTS: dict[str, float] = {
