@@ -4,16 +4,13 @@
 to, and reading what is left of a file that was never closed or has lost its end.
 """
 
-import io
-import os
 import shutil
-import struct
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader, storage_mcap
@@ -21,6 +18,7 @@ from rosbags.rosbag2.storage_mcap import zstd
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from fpt_ros.bag_mcap import McapRemains
 from fpt_ros.bag_sqlite import SqliteRemains
 from fpt_ros.sqlite_pages import looks_finished
 
@@ -33,12 +31,6 @@ _SMALL_FILE_BYTES = 64 << 20
 _SPARE_DISK_BYTES = 256 << 20
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # serialised messages never begin like this
-_MCAP_MAGIC = b"\x89MCAP0\r\n"
-# A footer that says there is no summary: the reader then looks at the records themselves.
-_MCAP_END = b"\x02" + struct.pack("<QQQI", 20, 0, 0, 0) + _MCAP_MAGIC
-_MCAP_CHUNK = 0x06
-_MCAP_DATA = range(0x01, 0x0F)  # from header to summary offset; beyond, the data is over
-_MCAP_PRIVATE = range(0x80, 0x100)  # of applications: readers skip them; the rest is garbage
 
 Stream = Iterator[tuple[Connection, int, bytes]]
 
@@ -264,18 +256,23 @@ storage_mcap.DECOMPRESSORS.update(zstd=_bounded_zstd, lz4=_bounded_lz4)
 
 def _reader(file: Path, stack: ExitStack, damages: list[str]) -> FileReader:
     reason = ""
+    claimed: int | None = None
     try:
         if file.suffix != ".db3" or looks_finished(file):
-            return stack.enter_context(Reader(_safely_named(file, stack)))
+            reader = stack.enter_context(Reader(_safely_named(file, stack)))
+            if not isinstance(reader.storage, storage_mcap.McapReader) or reader.storage.chunks:
+                return reader
+            claimed = reader.message_count
     except Exception as error:  # the parser meets untrusted bytes and raises many types
         if file.suffix not in (".db3", ".mcap"):
             raise
         reason = f" ({error or type(error).__name__})"
-    reader, extent = (_sqlite_remains if file.suffix == ".db3" else _cut_mcap)(file, stack)
-    damages.append(
-        f"{file.name} was not closed, or is cut off or damaged{reason}: {extent} can be read"
-    )
-    return reader
+    remains, extent = (_sqlite_remains if file.suffix == ".db3" else _mcap_remains)(file, stack)
+    if claimed is None or remains.message_count < claimed:
+        damages.append(
+            f"{file.name} was not closed, or is cut off or damaged{reason}: {extent} can be read"
+        )
+    return remains
 
 
 def _safely_named(file: Path, stack: ExitStack) -> Path:
@@ -298,105 +295,12 @@ def _sqlite_remains(file: Path, stack: ExitStack) -> tuple[FileReader, str]:
     return reader, f"{reader.message_count} messages{size}"
 
 
-def _cut_mcap(file: Path, stack: ExitStack) -> tuple[FileReader, str]:
+def _mcap_remains(file: Path, stack: ExitStack) -> tuple[FileReader, str]:
     size = file.stat().st_size
-    for check in (False, True):
-        end = _end_of_records(file, check)
-        try:
-            reader = stack.enter_context(Reader(_CutMcap(file, end)))  # type: ignore[arg-type]
-        except Exception as error:  # a damaged chunk: look for it
-            reason = error
-            continue
-        return reader, f"{end / 1e6:.1f} of {size / 1e6:.1f} MB"
-    raise ValueError(f"{file.name} cannot be read: {reason}") from reason
-
-
-def _end_of_records(file: Path, check_chunks: bool) -> int:
-    """Where the last whole record of an MCAP's data ends."""
-    size = file.stat().st_size
-    with file.open("rb") as content:
-        end = len(_MCAP_MAGIC)
-        while True:
-            content.seek(end)
-            head = content.read(9)
-            if len(head) < 9 or not (head[0] in _MCAP_DATA or head[0] in _MCAP_PRIVATE):
-                return end
-            length = int.from_bytes(head[1:], "little")
-            if end + 9 + length > size or head[0] == 0x02:
-                return end
-            if check_chunks and head[0] == _MCAP_CHUNK and not _is_sound(content, length):
-                return end
-            end += 9 + length
-
-
-def _is_sound(content: BinaryIO, length: int) -> bool:
-    """Whether a chunk, whose record begins here, can be decompressed."""
+    if not size:
+        raise ValueError(f"{file.name} is empty: its recorder ended before it had written anything")
     try:
-        _, _, expanded, crc = struct.unpack("<QQQI", content.read(28))
-        name = content.read(int.from_bytes(content.read(4), "little") & 0xFF).decode()
-        packed = int.from_bytes(content.read(8), "little")
-        if 28 + 4 + len(name) + 8 + packed != length:
-            return False
-        storage_mcap.decompress(content.read(packed), name, expanded, crc)
-    except Exception:  # decompressors raise many types
-        return False
-    return True
-
-
-class _CutMcap(os.PathLike[str]):
-    """An MCAP file up to a position, with a proper end: what `rosbags` needs of a path."""
-
-    suffix = ".mcap"
-
-    def __init__(self, file: Path, end: int) -> None:
-        self._file = file
-        self._end = end
-
-    def __fspath__(self) -> str:
-        return str(self._file)
-
-    def exists(self) -> bool:
-        return True
-
-    def is_dir(self) -> bool:
-        return False
-
-    def open(self, mode: str) -> BinaryIO:
-        assert mode == "rb"
-        return io.BufferedReader(_Joined(self._file.open("rb"), self._end, _MCAP_END), 1 << 18)
-
-
-class _Joined(io.RawIOBase):
-    """The first bytes of a file, followed by other bytes."""
-
-    def __init__(self, file: BinaryIO, end: int, tail: bytes) -> None:
-        self._file = file
-        self._end = end
-        self._tail = tail
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = (0, self._position, self._end + len(self._tail))[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        if self._position < self._end:
-            self._file.seek(self._position)
-            piece = self._file.read(min(len(buffer), self._end - self._position))
-        else:
-            start = self._position - self._end
-            piece = self._tail[start : start + len(buffer)]
-        buffer[: len(piece)] = piece
-        self._position += len(piece)
-        return len(piece)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+        reader = stack.enter_context(McapRemains(file))
+    except Exception as error:  # the parser meets untrusted bytes and raises many types
+        raise ValueError(f"{file.name} cannot be read: {error}") from error
+    return reader, f"{reader.there_bytes / 1e6:.1f} of {size / 1e6:.1f} MB"

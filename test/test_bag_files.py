@@ -3,6 +3,7 @@
 import shutil
 import sqlite3
 import struct
+from collections import Counter
 
 import lz4.frame
 import numpy as np
@@ -143,6 +144,61 @@ def test_of_a_file_without_an_end_whole_chunks_are_read(tmp_path, mode):
     file.write_bytes(whole[: len(whole) // 100] + bytes(100_000))
     with BagReader(file) as reader:
         assert reader.message_count == 0
+
+
+def write_interleaved(path, mode):
+    """Two topics; every message of the second was received before the one of the first above it."""
+    rng = np.random.default_rng(0)
+    writer = Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
+    writer.set_compression(mode, CompressionFormat.ZSTD)
+    with writer:
+        topics = [writer.add_connection(name, STRING, typestore=STORE) for name in ("/a", "/b")]
+        for number in range(100):
+            message = STORE.types[STRING](rng.bytes(20_000).hex())
+            cdr = bytes(STORE.serialize_cdr(message, STRING))
+            writer.write(topics[0], 10 * number + 5, cdr)
+            writer.write(topics[1], 10 * number + 4, cdr)
+    return path / f"{path.name}.mcap"
+
+
+def without_chunks(content):
+    """An MCAP file's records, those of its chunks among them, without a summary."""
+    flat, place = MAGIC, len(MAGIC)
+    while content[place] != 0x0F:
+        (length,) = struct.unpack_from("<Q", content, place + 1)
+        whole = content[place : place + 9 + length]
+        place += len(whole)
+        if whole[0] == 0x06:
+            flat += whole[9 + 28 + 4 + 8 :]  # head of an uncompressed chunk
+        elif whole[0] != 0x07:
+            flat += whole
+    return flat + record(0x02, bytes(20)) + MAGIC
+
+
+@pytest.mark.parametrize("kind", ["chunks", "compressed chunks", "no chunks"])
+@pytest.mark.parametrize("share", [0.8, 1.0])
+def test_topics_out_of_order_are_read_in_order_without_an_index(tmp_path, kind, share):
+    mode = CompressionMode.STORAGE if kind == "compressed chunks" else CompressionMode.NONE
+    file = write_interleaved(tmp_path / "bag", mode)
+    whole = file.read_bytes()
+    content = without_chunks(whole) if kind == "no chunks" else whole[: whole.rindex(MAGIC)]
+    file.write_bytes(content[: int(share * len(content))])
+    with BagReader(file) as reader:
+        everything = [(topic.name, stamp) for topic, stamp, _ in reader.messages()]
+        written = [(name, 10 * i + t) for i in range(100) for name, t in (("/a", 5), ("/b", 4))]
+        assert everything == sorted(written[: len(everything)], key=lambda item: item[1])
+        assert reader.message_count == len(everything)
+        assert abs(len(everything) - 200 * share) < 2 * 30
+        assert bool(reader.damages) == (share < 1 or kind != "no chunks")
+        claimed = {topic.name: topic.message_count for topic in reader.topics}
+        assert claimed == Counter(name for name, _ in everything)
+        some = [(topic.name, stamp) for topic, stamp, _ in reader.messages(None, 203, 415)]
+        assert some == [item for item in everything if 203 <= item[1] < 415]
+        streams = zip(reader.messages({"/a"}), reader.messages({"/b"}), strict=False)
+        assert all(a[1] == b[1] + 1 for a, b in streams)  # at the same time
+        found = survey(reader)
+    assert found.read == len(everything)
+    assert not any("are there" in warning for warning in found.warnings)
 
 
 def test_a_damaged_chunk_ends_what_is_read_of_a_file_without_summary(tmp_path):
