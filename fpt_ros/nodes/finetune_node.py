@@ -48,7 +48,7 @@ _DISCOVERY_S = 10.0
 _LOAD_S = 120.0
 _CLOSE_S = 5.0
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-_BEST = Path("training") / "best.safetensors"  # what a cancelled training leaves
+_KEPT = {"best": "best.safetensors", "latest": "last.safetensors"}  # in the folder `training`
 
 
 class FineTuneNode(Node):
@@ -221,16 +221,11 @@ class FineTuneNode(Node):
         return FineTune.Result(message=reason)
 
     def _canceled(self, handle: ServerGoalHandle, folder: Path) -> FineTune.Result:
-        best = folder / _BEST
-        kept = str(best) if best.exists() else ""
-        message = "cancelled; " + (
-            "the best weights so far are kept, neither averaged nor compared with the base"
-            if kept
-            else "there are no weights yet"
-        )
+        checkpoint, kept = _kept(folder)
+        message = f"cancelled; {kept}"
         self.get_logger().info(message)
         handle.canceled()
-        return FineTune.Result(message=message, checkpoint=kept)
+        return FineTune.Result(message=message, checkpoint=checkpoint)
 
     async def _finished(self, handle: ServerGoalHandle, outcome: dict[str, Any]) -> FineTune.Result:
         self._served += 1
@@ -344,6 +339,19 @@ class FineTuneNode(Node):
 
 def _id(handle: ServerGoalHandle) -> bytes:
     return bytes(handle.goal_id.uuid)
+
+
+def _kept(folder: Path) -> tuple[str, str]:
+    """The weights that a stopped training has left, if any, and what to say of them."""
+    go_on = f"to go on, send the goal again with output_directory {folder}"
+    for which, name in _KEPT.items():
+        path = folder / "training" / name
+        if path.exists():
+            return str(path), (
+                f"the {which} weights so far are kept, neither averaged nor compared with the "
+                f"base; {go_on}"
+            )
+    return "", f"there are no weights yet; {go_on}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -137,7 +137,32 @@ def test_a_cancelled_goal_stops_its_own_training_only(desk):
     assert training.stopped
     status, result = desk.result(first)
     assert status == GoalStatus.STATUS_CANCELED
-    assert result.message == "cancelled; there are no weights yet"
+    assert result.message.startswith("cancelled; there are no weights yet")
+    assert result.checkpoint == ""
+
+
+@pytest.mark.parametrize(
+    ("files", "kept", "which"),
+    [
+        (["last.safetensors"], "last.safetensors", "latest"),
+        (["last.safetensors", "best.safetensors"], "best.safetensors", "best"),
+    ],
+)
+def test_a_cancelled_goal_tells_what_it_leaves_and_how_to_go_on(desk, tmp_path, files, kept, which):
+    handle = desk.send()
+    desk.training()
+    (folder,) = tmp_path.iterdir()  # it was not named
+    (folder / "training").mkdir()
+    for name in files:
+        (folder / "training" / name).touch()
+    assert desk.cancel(handle)
+    _, result = desk.result(handle)
+    assert result.checkpoint == str(folder / "training" / kept)
+    assert f"the {which} weights" in result.message
+    assert f"output_directory {folder}" in result.message
+
+    desk.send(output_directory=str(folder))
+    assert desk.training(1).settings["out"] == str(folder)
 
 
 def test_a_goal_that_is_cancelled_before_it_is_served_starts_nothing(desk, monkeypatch):

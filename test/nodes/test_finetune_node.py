@@ -271,9 +271,10 @@ def test_cancelling_keeps_the_last_checkpoint(robot, workshop):
     status, result = robot.result(handle)
     assert status == GoalStatus.STATUS_CANCELED
     assert result.message.startswith("cancelled")
-    training = workshop / "models" / "long" / "training"
-    assert (training / "last.safetensors").exists()
-    assert result.checkpoint in ("", str(training / "best.safetensors"))
+    folder = workshop / "models" / "long"
+    assert result.checkpoint == str(folder / "training" / "last.safetensors")
+    assert Path(result.checkpoint).exists()
+    assert result.message.endswith(f"send the goal again with output_directory {folder}")
     assert not robot.children()
 
 
