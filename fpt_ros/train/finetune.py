@@ -106,7 +106,12 @@ class FineTuning:
         recording = self._recording(horizon_s)
         self._keep_plan()  # not before: a recording that cannot be used is no run
         synthetic = self._synthetic() if rehearsable else None
-        held_out = TestSet(_scan_held_out(recording), self.config.test_views)
+        unseen = _has_test(recording)
+        if not unseen:
+            log.warning("there is no test split: the report is on validation, nothing is promoted")
+        held_out = TestSet(
+            ShardIndex.scan(recording, "test" if unseen else "val"), self.config.test_views
+        )
         test_sets = {HELD_OUT: held_out}
         if synthetic is not None:
             test_sets[SYNTHETIC] = TestSet(
@@ -121,7 +126,10 @@ class FineTuning:
             records[name] += rows
         comparisons = {name: compared(rows) for name, rows in records.items()}
         verdict = judge(
-            comparisons[HELD_OUT], comparisons.get(SYNTHETIC), self.config.forget_percent
+            comparisons[HELD_OUT],
+            comparisons.get(SYNTHETIC),
+            self.config.forget_percent,
+            unseen=unseen,
         )
         self._save(tuned, trainer, trial, verdict)
         self._write_verdict(verdict)
@@ -407,8 +415,9 @@ class FineTuning:
             "recording": ", ".join(map(str, config.bag or (recording,))),
             **self.found,
             "held out": "the test split, used for nothing else"
-            if any(recording.glob("test-*.tar"))
-            else "the validation split, on which the weights were chosen: too short for a third",
+            if _has_test(recording)
+            else "the validation split, on which the weights were chosen; there is no test split: "
+            "none was asked for, or the recordings are too short or show too little motion for one",
             "training": f"{trainer.step} steps of {config.batch} views in "
             f"{trainer.elapsed_s / 60:.1f} minutes, peak rate {trainer.config.learning_rate:.2g}, "
             f"halved at each third; {trainer.data['views']} views",
@@ -432,10 +441,13 @@ class FineTuning:
         write_json(self.config.out / VERDICT_FILE, content)
 
 
-def _scan_held_out(folder: Path) -> ShardIndex:
-    """What to report on: the test split, or that of validation where there is none."""
-    split = "test" if any(folder.glob("test-*.tar")) else "val"
-    return ShardIndex.scan(folder, split)
+def _has_test(folder: Path) -> bool:
+    """Tell whether shards hold something that is used for nothing but the report.
+
+    They do not where recordings are too short for it, or nothing moved in what was held out for it,
+    or nobody asked for it.
+    """
+    return any(folder.glob("test-*.tar"))
 
 
 def _check_space(out: Path, base: Path) -> None:

@@ -65,7 +65,9 @@ class Comparison:
         return upper >= 0
 
 
-def judge(held_out: Comparison, synthetic: Comparison | None, forget_percent: float) -> Verdict:
+def judge(
+    held_out: Comparison, synthetic: Comparison | None, forget_percent: float, *, unseen: bool
+) -> Verdict:
     """Decide over promotion.
 
     On what was held out of the recording: lower error over moving points and lower NLL at one and
@@ -73,9 +75,15 @@ def judge(held_out: Comparison, synthetic: Comparison | None, forget_percent: fl
     there are two or more); and coverage of the 90 % regions, over all and over moving points, at
     most MAX_COVERAGE_LOSS farther from 90 %. On the synthetic test: error over moving and over
     all points at most `forget_percent` higher. A measure that is not a number in some sample counts
-    against, and so does a missing synthetic test.
+    against, and so does a missing synthetic test. `unseen`: the weights were not chosen on what was
+    held out; of weights that were, being better there says nothing, and they are refused.
     """
     reasons = []
+    if not unseen:
+        reasons.append(
+            "the weights were chosen on what was held out, for there is no test split: it takes "
+            "longer recordings with more motion, or for shards, `fpt tracks --test`"
+        )
     for pokes in POKES:
         for measure, label in ERRORS.items():
             before, after = (side[pokes, measure] for side in (held_out.before, held_out.after))

@@ -146,7 +146,7 @@ SAME = Comparison(side(20.0), side(20.8))
 
 
 def test_better_and_little_forgotten_is_promoted():
-    verdict = judge(BETTER, SAME, 5.0)
+    verdict = judge(BETTER, SAME, 5.0, unseen=True)
     assert verdict.promoted
     assert verdict.sentence().startswith("promoted")
 
@@ -173,12 +173,19 @@ def test_better_and_little_forgotten_is_promoted():
     ],
 )
 def test_what_stands_against_promotion_is_said(held_out, synthetic, reason):
-    verdict = judge(held_out, synthetic, 5.0)
+    verdict = judge(held_out, synthetic, 5.0, unseen=True)
     assert verdict.promoted == (not reason)
     assert len(verdict.reasons) == len(set(verdict.reasons))
     if reason:
         with pytest.raises(AssertionError, match=reason):
             raise AssertionError(verdict.sentence())
+
+
+def test_weights_chosen_on_what_was_held_out_are_refused_however_good():
+    verdict = judge(BETTER, SAME, 5.0, unseen=False)
+    assert not verdict.promoted
+    assert "there is no test split" in verdict.sentence()
+    assert len(verdict.reasons) == 1
 
 
 def rows_of(measure, pairs, scenes=None):
@@ -211,7 +218,7 @@ def test_changes_are_of_pairs():
 def test_failing_on_the_hard_samples_is_not_better(failure):
     pairs = {"easy": (10.0, 9.0), "hard": (50.0, failure)}
     comparison = compared(rows_of("epe_moving_px", pairs))
-    assert not judge(comparison, SAME, 5.0).promoted
+    assert not judge(comparison, SAME, 5.0, unseen=True).promoted
     assert math.isnan(comparison.changes[1, "epe_moving_px"][0])
 
 
@@ -445,6 +452,18 @@ def test_what_was_tracked_in_a_recording_is_shown_also_if_it_is_too_little(confi
         FineTuning(dataclasses.replace(config, data=None, bag=(pictures,))).run()
     assert "nothing moves" in (config.out / "recording" / "tracks.md").read_text()
     assert not (config.out / "finetune.json").exists()
+
+
+def test_without_a_test_split_nothing_is_promoted(config, world, tmp_path, caplog):
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for split in ("train", "val"):
+        (shards / f"{split}-00000.tar").symlink_to(world / "recording" / f"{split}-00000.tar")
+    outcome = FineTuning(dataclasses.replace(config, data=shards, steps=2)).run()
+    assert "there is no test split" in caplog.text
+    assert "there is no test split" in outcome.verdict.sentence()
+    assert not json.loads((config.out / "promoted.json").read_text())["promoted"]
+    assert "held out: the validation split, on which the weights were chosen" in outcome.text
 
 
 def test_without_rehearsal_nothing_is_promoted(config, monkeypatch):
