@@ -90,5 +90,6 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             ros_arguments=["--log-level", values["log_level"]],
             output="screen",
             emulate_tty=True,
+            sigterm_timeout="40",  # for the checkpoint of a large network; usually 5
         ),
     ]

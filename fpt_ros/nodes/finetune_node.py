@@ -28,10 +28,11 @@ from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterValueException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import Executor, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
 from fpt_ros.action import FineTune
@@ -42,11 +43,13 @@ from fpt_ros.nodes.outbox import Outbox
 from fpt_ros.nodes.training_process import TrainingProcess
 from fpt_ros.params import FINE_TUNE_TABLE, FineTuneSettings, changed
 from fpt_ros.srv import LoadModel
+from fpt_ros.train.child import CHECKPOINT_S
 
 _RESULT_KEPT_S = 3600
 _DISCOVERY_S = 10.0
 _LOAD_S = 120.0
-_CLOSE_S = 5.0
+_END_S = CHECKPOINT_S + 5.0
+_FAREWELL_S = 0.5  # for results to leave, also to clients that have only just asked for one
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 _KEPT = {"best": "best.safetensors", "latest": "last.safetensors"}  # in the folder `training`
 
@@ -69,6 +72,7 @@ class FineTuneNode(Node):
         self._progress: dict[str, Any] = {}
         self._problem = ""  # of the latest goal
         self._served = 0
+        self._ending = False
         self._group = ReentrantCallbackGroup()  # a goal is cancelled while it is served
         self._server = ActionServer(
             self,
@@ -84,12 +88,23 @@ class FineTuneNode(Node):
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0, self._report, clock=self._steady)
 
-    def close(self) -> None:
-        """End a training that runs; its last checkpoint stays."""
+    def end(self, executor: Executor) -> None:
+        """Stop a training that runs and tell its client what it leaves; no goal is served after."""
+        self._ending = True
         if self._process is not None:
+            self.get_logger().info("ending as soon as the training has written its checkpoint")
             self._process.stop()
-            self._process.wait(_CLOSE_S)
+        last_s = time.monotonic() + _END_S
+        while self._served_id is not None and time.monotonic() < last_s:
+            executor.spin_once(timeout_sec=0.1)
+        last_s = time.monotonic() + _FAREWELL_S
+        while time.monotonic() < last_s:
+            executor.spin_once(timeout_sec=0.1)
+
+    def destroy_node(self) -> None:
+        """Destroy the node with its action, which rclpy forgets."""
         self._server.destroy()
+        super().destroy_node()
 
     async def begin(self) -> None:
         """Send the goal that the parameters describe, if they do."""
@@ -109,6 +124,8 @@ class FineTuneNode(Node):
     # ---- the action -----------------------------------------------------------------------------
 
     async def _serve(self, handle: ServerGoalHandle) -> FineTune.Result:
+        if self._ending:
+            return self._aborted(handle, "the node is ending")
         if self._served_id is not None:
             return self._aborted(
                 handle, "another goal is being served; cancel it, or send this one again later"
@@ -139,6 +156,9 @@ class FineTuneNode(Node):
         assert end is not None  # rclpy: a future without a value gives None
         if handle.is_cancel_requested:
             return self._canceled(handle, folder)
+        if "outcome" not in end and self._ending:
+            checkpoint, kept = _kept(folder)
+            return self._aborted(handle, f"the node is ending; {kept}", checkpoint)
         if "outcome" not in end:
             self._problem = end["error"]
             return self._aborted(handle, self._problem)
@@ -215,10 +235,12 @@ class FineTuneNode(Node):
 
     # ---- results --------------------------------------------------------------------------------
 
-    def _aborted(self, handle: ServerGoalHandle, reason: str) -> FineTune.Result:
+    def _aborted(
+        self, handle: ServerGoalHandle, reason: str, checkpoint: str = ""
+    ) -> FineTune.Result:
         self.get_logger().error(f"goal aborted: {reason}")
         handle.abort()
-        return FineTune.Result(message=reason)
+        return FineTune.Result(message=reason, checkpoint=checkpoint)
 
     def _canceled(self, handle: ServerGoalHandle, folder: Path) -> FineTune.Result:
         checkpoint, kept = _kept(folder)
@@ -356,9 +378,15 @@ def _kept(folder: Path) -> tuple[str, str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; return 2 if it cannot start."""
-    signal.signal(signal.SIGINT, lambda *_: None)  # as in the predictor node
+    # rclpy's own handlers would end all communication at once, before a client is told of it.
+    asked_to_end: list[int] = []
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, lambda number, _: asked_to_end.append(number))
     os.environ.update(profile_environment(os.environ))
-    rclpy.init(args=None if arguments is None else list(arguments))
+    rclpy.init(
+        args=None if arguments is None else list(arguments),
+        signal_handler_options=SignalHandlerOptions.NO,
+    )
     try:
         node = FineTuneNode()
     except InvalidParameterValueException as error:
@@ -369,11 +397,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     executor.add_node(node)
     executor.create_task(node.begin)
     try:
-        executor.spin()
-    except ExternalShutdownException:
-        pass
+        while not asked_to_end:
+            executor.spin_once(timeout_sec=1.0)  # Python sees a signal when this returns
     finally:
-        node.close()
+        node.end(executor)
         node.destroy_node()
         rclpy.try_shutdown()
     return 0

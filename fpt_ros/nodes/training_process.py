@@ -14,7 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-_TERMINATE_S = 30.0  # for the checkpoint of a large network
+from fpt_ros.train.child import CHECKPOINT_S
+
 _SHOWN_LINES = 3
 
 
@@ -60,21 +61,15 @@ class TrainingProcess:
         """Ask for a checkpoint and the end; insist after a while. Returns at once."""
         with suppress(ProcessLookupError):
             self._popen.send_signal(signal.SIGTERM)
-        timer = threading.Timer(_TERMINATE_S, self.kill)
+        timer = threading.Timer(CHECKPOINT_S, self._kill)
         timer.daemon = True
         timer.start()
 
-    def kill(self) -> None:
+    def _kill(self) -> None:
         """End the process and its helpers at once."""
         if self._popen.poll() is None:
             with suppress(ProcessLookupError):
                 os.killpg(self._popen.pid, signal.SIGKILL)
-
-    def wait(self, timeout_s: float) -> None:
-        """Wait for the end; after the timeout, enforce it."""
-        with suppress(subprocess.TimeoutExpired):
-            self._popen.wait(timeout_s)
-        self.kill()
 
     def _read(self) -> None:
         assert self._popen.stdout is not None

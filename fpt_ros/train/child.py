@@ -22,7 +22,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-_GRACE_S = 20.0
+CHECKPOINT_S = 30.0
+"""How long to stop may take: a large network has much to write."""
 _MIN_INTERVAL_S = 0.2  # between two reports of progress
 
 
@@ -89,7 +90,7 @@ def _stop_with_parent() -> None:
     while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_GRACE_S)
+    time.sleep(CHECKPOINT_S)
     os._exit(1)
 
 

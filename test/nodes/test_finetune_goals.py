@@ -43,9 +43,6 @@ class Training:
         self.stopped = True
         self.on_end({"error": "stopped"})
 
-    def wait(self, timeout_s):
-        pass
-
 
 class Desk:
     """The node, a client of its action, and a predictor that can only load."""
@@ -98,8 +95,8 @@ class Desk:
         return Training.started[number]
 
     def close(self):
+        self.node.end(self.ros.executor)
         self.client.destroy()
-        self.node.close()
         self.ros.remove(self.node)
         self.ros.remove(self.tester)
 
@@ -108,6 +105,7 @@ class Desk:
 def desk(ros, tmp_path, monkeypatch):
     monkeypatch.setattr(finetune_node, "TrainingProcess", Training)
     monkeypatch.setattr(finetune_node, "_DISCOVERY_S", 1.0)
+    monkeypatch.setattr(finetune_node, "_FAREWELL_S", 0.0)
     monkeypatch.setattr(Training, "started", [])
     desk = Desk(ros, tmp_path)
     yield desk
@@ -163,6 +161,20 @@ def test_a_cancelled_goal_tells_what_it_leaves_and_how_to_go_on(desk, tmp_path, 
 
     desk.send(output_directory=str(folder))
     assert desk.training(1).settings["out"] == str(folder)
+
+
+def test_the_end_of_the_node_ends_its_goal_too(desk, tmp_path, monkeypatch):
+    monkeypatch.setattr(finetune_node, "_FAREWELL_S", 0.5)
+    asked = desk.send(output_directory="run").get_result_async()
+    desk.training()
+    (tmp_path / "run" / "training").mkdir()
+    last = tmp_path / "run" / "training" / "last.safetensors"
+    last.touch()
+    desk.node.end(desk.ros.executor)
+    assert asked.done()
+    assert asked.result().status == GoalStatus.STATUS_ABORTED
+    assert asked.result().result.message.startswith("the node is ending; the latest weights")
+    assert asked.result().result.checkpoint == str(last)
 
 
 def test_a_goal_that_is_cancelled_before_it_is_served_starts_nothing(desk, monkeypatch):

@@ -278,6 +278,16 @@ def test_cancelling_keeps_the_last_checkpoint(robot, workshop):
     assert not robot.children()
 
 
+def test_a_goal_hears_of_the_end_of_the_node(robot, workshop):
+    handle = robot.send(bags=[str(workshop / "bag")])
+    robot.ros.until(robot.children, TIMEOUT_S)
+    asked = handle.get_result_async()
+    robot.node.process.send_signal(signal.SIGINT)
+    robot.ros.until(asked.done, TIMEOUT_S)
+    assert asked.result().status == GoalStatus.STATUS_ABORTED
+    assert asked.result().result.message.startswith("the node is ending; there are no weights yet")
+
+
 def test_the_training_process_ends_with_its_parent():
     code = """
 import sys, time
