@@ -286,11 +286,12 @@ class FineTuneNode(Node):
                 return f"better than the base, but there is no service {client.srv_name}"
             if not await self._until(lambda: infos, _DISCOVERY_S):
                 return f"better than the base, but {subscription.topic_name} says of no model"
-            served, base = infos[-1].model_id, base_sha256[: len(infos[-1].model_id)]
-            if served != base:  # it may be better than both
+            served = infos[-1].weights_sha256
+            if served != base_sha256:  # it may be better than both
                 return (
-                    f"better than the base {base}, but the predictor serves {served}, which it was "
-                    "not compared with: fine-tune that (base_checkpoint), or call load_model"
+                    f"better than the base {base_sha256[:12]}, but the predictor serves "
+                    f"{served[:12] or 'unknown weights'}, which it was not compared with: "
+                    "fine-tune those (base_checkpoint), or call load_model"
                 )
             call = client.call_async(LoadModel.Request(path=checkpoint))
             if not await self._until(call.done, _LOAD_S):

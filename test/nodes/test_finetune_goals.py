@@ -194,7 +194,7 @@ def test_a_goal_that_is_cancelled_before_it_is_served_starts_nothing(desk, monke
 
 def test_while_the_predictor_changes_over_the_node_is_busy_and_the_goal_cannot_be_cancelled(desk):
     handle = desk.send(promote=True)
-    desk.model_info.publish(ModelInfo(model_id=BASE_SHA256[:12]))
+    desk.model_info.publish(ModelInfo(weights_sha256=BASE_SHA256))
     desk.training().on_end({"outcome": OUTCOME})
     desk.ros.until(lambda: desk.node._process is None)
     assert not desk.cancel(handle)
@@ -209,12 +209,16 @@ def test_while_the_predictor_changes_over_the_node_is_busy_and_the_goal_cannot_b
 
 @pytest.mark.parametrize(
     ("served", "reason"),
-    [("a" * 12, "the predictor serves aaaaaaaaaaaa"), (None, "says of no model")],
+    [
+        ("a" * 64, "the predictor serves aaaaaaaaaaaa,"),
+        ("", "the predictor serves unknown weights,"),
+        (None, "says of no model"),
+    ],
 )
 def test_only_the_base_is_replaced(desk, served, reason):
     desk.offer_loading()
-    if served:
-        desk.model_info.publish(ModelInfo(model_id=served))
+    if served is not None:
+        desk.model_info.publish(ModelInfo(weights_sha256=served))
     handle = desk.send(promote=True)
     desk.training().on_end({"outcome": OUTCOME})
     status, result = desk.result(handle)
