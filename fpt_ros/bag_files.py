@@ -4,11 +4,13 @@
 to, and reading what is left of a file that was never closed or has lost its end.
 """
 
+import errno
+import heapq
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,10 +31,13 @@ _MAX_FILE_RATIO = 100
 _SMALL_FILE_BYTES = 64 << 20
 """Up to this size it does not matter."""
 _SPARE_DISK_BYTES = 256 << 20
+_MAX_IDLE_FILES = 4
+TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)  # no damage of a file
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # serialised messages never begin like this
 
-Stream = Iterator[tuple[Connection, int, bytes]]
+Message = tuple[Connection, int, bytes]  # with the time of recording, ns
+Stream = Iterator[Message]
 
 
 class FileReader(Protocol):
@@ -51,49 +56,145 @@ class FileReader(Protocol):
     ) -> Stream: ...
 
 
-@dataclass
-class OpenedFiles:
-    """Readers of a recording's files, by name.
+@dataclass(frozen=True)
+class Part:
+    """A file of a recording, as it was found to be. Times are in ns; end_ns is after the last."""
 
-    `damages` says what cannot be read of them; `left_out`, which messages could not be expanded.
+    file: Path
+    connections: Sequence[Connection]
+    message_count: int
+    start_ns: int
+    end_ns: int
+
+
+class BagFiles:
+    """The files of a rosbag2 folder, or one of them: `parts` are those that can be read.
+
+    Each is opened when its time comes, and the few used last stay open: a day in parts of a minute
+    is more files than a process may have, and expanded, more than a disk may hold.
+
+    Raises OSError, or whatever the parser meets, from the constructor, when nothing can be read.
     """
 
-    readers: dict[str, FileReader] = field(default_factory=dict)
-    damages: list[str] = field(default_factory=list)
-    left_out: dict[str, tuple[int, str]] = field(default_factory=dict)
+    def __init__(self, path: Path, scratch: Path | None = None) -> None:
+        """scratch: where compressed files are expanded; by default where `tempfile` puts things."""
+        self.parts: list[Part] = []
+        self._scratch = scratch
+        self._damages: list[str] = []
+        self._left_out: dict[str, tuple[int, str]] = {}  # messages by file, and why
+        self._idle: dict[Path, tuple[FileReader, ExitStack]] = {}  # the one used last comes last
+        self._max_idle = _MAX_IDLE_FILES
+        files, claimed = _storage_files(path, self._damages)
+        try:
+            for number, file in enumerate(files, 1):
+                self._find(file, must_open=number == len(files) and not self.parts)
+        except BaseException:
+            self.close()
+            raise
+        there = sum(part.message_count for part in self.parts)
+        if there < claimed:
+            self._damages.append(
+                f"{there} of the {claimed} messages that were recorded can be read"
+            )
 
-    def all_damages(self) -> list[str]:
-        """All that is known so far."""
-        return self.damages + [
+    @property
+    def damages(self) -> list[str]:
+        """What cannot be read, as far as it is known by now."""
+        return self._damages + [
             f"{count} compressed messages of {name} are damaged and left out: {reason}"
-            for name, (count, reason) in self.left_out.items()
+            for name, (count, reason) in self._left_out.items()
         ]
 
     def messages(
-        self, name: str, topics: Collection[str] | None, start_ns: int | None, stop_ns: int | None
+        self, topics: Collection[str] | None, start_ns: int | None, stop_ns: int | None
     ) -> Stream:
-        """Messages of one file, in the order in which the file gives them; None = all."""
-        reader = self.readers[name]
-        wanted = [c for c in reader.connections if topics is None or c.topic in topics]
-        if not wanted:
-            return
-        bad = 0
-        for connection, stamp_ns, data in self._stored(name, wanted, start_ns, stop_ns):
-            if data[:4] == _ZSTD_MAGIC:  # metadata.yaml tells it too, but may be missing
-                try:
-                    data = _bounded_zstd(data, MAX_EXPANDED_BYTES)
-                except (ValueError, zstd.ZstdError) as error:
-                    bad += 1
-                    if bad > self.left_out.get(name, (0, ""))[0]:  # by the reading with most
-                        self.left_out[name] = bad, str(error)
-                    continue
-            yield connection, stamp_ns, data
+        """Messages recorded in [start_ns, stop_ns), in order of time; None = all."""
+        streams = [
+            self._timed(part, topics, start_ns, stop_ns)
+            for part in self.parts
+            if part.message_count
+            and (start_ns is None or start_ns < part.end_ns)
+            and (stop_ns is None or part.start_ns < stop_ns)
+            and (topics is None or any(c.topic in topics for c in part.connections))
+        ]
+        for _, message in heapq.merge(*streams, key=lambda item: item[0]):
+            if message is not None:
+                yield message
+
+    def close(self) -> None:
+        """Close the files, and remove what they were expanded to."""
+        self._max_idle = 0
+        self._close_idle()
+
+    def _find(self, file: Path, must_open: bool) -> None:
+        try:
+            with self._opened(file, self._damages) as reader:
+                times_ns = reader.start_time, reader.end_time
+                part = Part(file, list(reader.connections), reader.message_count, *times_ns)
+        except Exception as error:  # the parser meets untrusted bytes and raises many types
+            if must_open or (isinstance(error, OSError) and error.errno in TOO_MANY_OPEN):
+                raise
+            self._damages.append(f"{file.name} cannot be read: {error or type(error).__name__}")
+        else:
+            self.parts.append(part)
+
+    @contextmanager
+    def _opened(self, file: Path, damages: list[str]) -> Iterator[FileReader]:
+        """A reader that nobody else uses meanwhile."""
+        is_idle = file in self._idle
+        reader, stack = self._idle.pop(file) if is_idle else self._open(file, damages)
+        try:
+            yield reader
+        finally:
+            if file in self._idle:
+                stack.close()
+            else:
+                self._idle[file] = reader, stack
+            self._close_idle()
+
+    def _open(self, file: Path, damages: list[str]) -> tuple[FileReader, ExitStack]:
+        with ExitStack() as stack:
+            is_packed = file.suffix == ".zstd"
+            plain = _expanded(file, stack, self._scratch, damages) if is_packed else file
+            return _reader(plain, stack, damages), stack.pop_all()
+
+    def _close_idle(self) -> None:
+        while len(self._idle) > self._max_idle:
+            _, stack = self._idle.pop(next(iter(self._idle)))
+            stack.close()
+
+    def _timed(
+        self,
+        part: Part,
+        topics: Collection[str] | None,
+        start_ns: int | None,
+        stop_ns: int | None,
+    ) -> Iterator[tuple[int, Message | None]]:
+        """Messages of one file with their times; before the file is opened, when it begins."""
+        yield part.start_ns, None
+        name, bad = part.file.name, 0
+        with self._opened(part.file, []) as reader:
+            wanted = [c for c in reader.connections if topics is None or c.topic in topics]
+            for connection, stamp_ns, data in self._stored(name, reader, wanted, start_ns, stop_ns):
+                if data[:4] == _ZSTD_MAGIC:  # metadata.yaml tells it too, but may be missing
+                    try:
+                        data = _bounded_zstd(data, MAX_EXPANDED_BYTES)
+                    except (ValueError, zstd.ZstdError) as error:
+                        bad += 1
+                        if bad > self._left_out.get(name, (0, ""))[0]:  # by the reading with most
+                            self._left_out[name] = bad, str(error)
+                        continue
+                yield stamp_ns, (connection, stamp_ns, data)
 
     def _stored(
-        self, name: str, wanted: list[Connection], start_ns: int | None, stop_ns: int | None
+        self,
+        name: str,
+        reader: FileReader,
+        wanted: list[Connection],
+        start_ns: int | None,
+        stop_ns: int | None,
     ) -> Stream:
         """What is stored. Where SQLite stops at a damage, the pages after it are searched."""
-        reader = self.readers[name]
         last_ns, count = start_ns, 0  # the time given last, and how often
         try:
             for item in reader.messages(wanted, start_ns, stop_ns):
@@ -104,8 +205,8 @@ class OpenedFiles:
             if not isinstance(file, Path) or file.suffix != ".db3":
                 raise
             damage = f"{name} is damaged, and read without what that concerns: {error}"
-            if damage not in self.damages:
-                self.damages.append(damage)
+            if damage not in self._damages:
+                self._damages.append(damage)
             by_id = {connection.id: connection for connection in wanted}
             with SqliteRemains(file, MAX_EXPANDED_BYTES) as remains:
                 left = [c for c in remains.connections if c.id in by_id]
@@ -114,37 +215,6 @@ class OpenedFiles:
                         count -= 1
                     else:
                         yield by_id[connection.id], stamp_ns, data
-
-
-def open_files(path: Path, stack: ExitStack, scratch: Path | None = None) -> OpenedFiles:
-    """Open a rosbag2 folder, or one of its files, for as long as `stack` is open.
-
-    Compressed files are expanded in `scratch`, by default where `tempfile` puts things.
-
-    Raises OSError, or whatever the parser meets, when nothing of it can be read.
-    """
-    opened = OpenedFiles()
-    files, claimed = _storage_files(path, opened.damages)
-    for number, file in enumerate(files, 1):
-        is_last_hope = number == len(files) and not opened.readers
-        _open_file(file, stack, opened, scratch, must_open=is_last_hope)
-    there = sum(reader.message_count for reader in opened.readers.values())
-    if there < claimed:
-        opened.damages.append(f"{there} of the {claimed} messages that were recorded can be read")
-    return opened
-
-
-def _open_file(
-    file: Path, stack: ExitStack, opened: OpenedFiles, scratch: Path | None, must_open: bool
-) -> None:
-    try:
-        is_packed = file.suffix == ".zstd"
-        plain = _expanded(file, stack, scratch, opened.damages) if is_packed else file
-        opened.readers[file.name] = _reader(plain, stack, opened.damages)
-    except Exception as error:  # the parser meets untrusted bytes and raises many types
-        if must_open:
-            raise
-        opened.damages.append(f"{file.name} cannot be read: {error or type(error).__name__}")
 
 
 # ---- which files ------------------------------------------------------------------------------
@@ -301,6 +371,8 @@ def _mcap_remains(file: Path, stack: ExitStack) -> tuple[FileReader, str]:
         raise ValueError(f"{file.name} is empty: its recorder ended before it had written anything")
     try:
         reader = stack.enter_context(McapRemains(file))
+    except OSError:
+        raise
     except Exception as error:  # the parser meets untrusted bytes and raises many types
         raise ValueError(f"{file.name} cannot be read: {error}") from error
     return reader, f"{reader.there_bytes / 1e6:.1f} of {size / 1e6:.1f} MB"

@@ -4,13 +4,11 @@ Messages stay serialised (CDR) from end to end: reading costs no decoding, and n
 untrusted bag defines is compiled or executed.
 """
 
-import heapq
 import os
 import re
 import struct
 import sys
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +18,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from fpt_ros.bag_files import open_files
+from fpt_ros.bag_files import TOO_MANY_OPEN, BagFiles
 from fpt_ros.core.errors import FptError, InvalidInputError
 from fpt_ros.share import shared_folder
 
@@ -54,23 +52,20 @@ class BagReader:
     def __init__(self, path: Path | str, scratch: Path | None = None) -> None:
         """Open it. scratch: where compressed files are expanded; default: as for `tempfile`."""
         self.path = Path(path)
-        self._stack = ExitStack()
         try:
-            self._files = open_files(self.path, self._stack, scratch)
-            readers = self._files.readers.values()
-            filled = [reader for reader in readers if reader.message_count]
-            self.message_count = sum(reader.message_count for reader in filled)
-            self.start_ns = min((reader.start_time for reader in filled), default=0)
-            self.end_ns = max((reader.end_time for reader in filled), default=0)
-            self._topics = _merged_topics(c for reader in readers for c in reader.connections)
+            self._files = BagFiles(self.path, scratch)
         except Exception as error:  # the parser meets untrusted bytes and raises many types
-            self._stack.close()
             raise _bag_error(self.path, error) from error
+        filled = [part for part in self._files.parts if part.message_count]
+        self.message_count = sum(part.message_count for part in filled)
+        self.start_ns = min((part.start_ns for part in filled), default=0)
+        self.end_ns = max((part.end_ns for part in filled), default=0)
+        self._topics = _merged_topics(c for part in self._files.parts for c in part.connections)
 
     @property
     def damages(self) -> list[str]:
         """What cannot be read of the recording, known so far."""
-        return self._files.all_damages()
+        return self._files.damages
 
     @property
     def topics(self) -> list[BagTopic]:
@@ -92,10 +87,8 @@ class BagReader:
 
         Those recorded in [start_ns, stop_ns) only, if given; what lies outside costs little.
         """
-        files = self._files
         try:
-            streams = [files.messages(name, topics, start_ns, stop_ns) for name in files.readers]
-            for connection, stamp_ns, cdr in heapq.merge(*streams, key=lambda item: item[1]):
+            for connection, stamp_ns, cdr in self._files.messages(topics, start_ns, stop_ns):
                 yield self._topics[connection.topic, connection.msgtype], stamp_ns, cdr
         except GeneratorExit:
             raise
@@ -104,7 +97,7 @@ class BagReader:
 
     def close(self) -> None:
         """Close the files, and remove what they were expanded to."""
-        self._stack.close()
+        self._files.close()
 
     def __enter__(self) -> "BagReader":
         return self
@@ -129,6 +122,8 @@ def _merged_topics(connections: Iterator[Connection]) -> dict[tuple[str, str], B
 
 def _bag_error(path: Path, error: Exception) -> BagError:
     reason = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.errno in TOO_MANY_OPEN:
+        reason += " (`ulimit -n` shows and sets how many there may be)"
     return BagError(f"cannot read the bag {path}: {reason}")
 
 

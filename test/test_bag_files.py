@@ -1,9 +1,12 @@
 """Recordings that are compressed to burst, cut off, never closed or partly gone."""
 
+import os
+import resource
 import shutil
 import sqlite3
 import struct
 from collections import Counter
+from pathlib import Path
 
 import lz4.frame
 import numpy as np
@@ -234,6 +237,48 @@ def test_a_part_of_a_split_recording_may_be_missing_or_broken(tmp_path):
     (folder / "metadata.yaml").write_text("[")
     with BagReader(folder) as reader:
         assert reader.message_count == 4
+
+
+def split(folder, parts, **how):
+    folder.mkdir()
+    for part in range(parts):
+        file = write(folder.parent / f"part{part}", ["a", "b"], first=10 * part, **how)
+        file.rename(folder / f"{part:03d}{''.join(file.suffixes)}")
+
+
+@pytest.mark.parametrize("plugin", StoragePlugin)
+def test_of_a_long_split_recording_few_files_are_open(tmp_path, plugin):
+    """More parts than files may be open."""
+    split(tmp_path / "day", 40, plugin=plugin)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(int(fd.name) for fd in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 12, limits[1]))
+    try:
+        with BagReader(tmp_path / "day") as reader:
+            for first, stop in ((0, 400), (95, 205), (390, 391)):
+                truth = [i for i in range(first, stop) if i % 10 < 2]
+                assert [time for _, time, _ in reader.messages(None, first, stop)] == truth
+            assert [damage for damage in reader.damages if "metadata.yaml" not in damage] == []
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 2, limits[1]))
+        with pytest.raises(BagError, match="ulimit -n"):
+            BagReader(tmp_path / "day")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_few_parts_are_expanded_at_a_time_and_none_stays(tmp_path):
+    split(tmp_path / "day", 9, plugin=StoragePlugin.SQLITE3, mode=CompressionMode.FILE)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with BagReader(tmp_path / "day", scratch) as reader:
+        assert len([len(list(scratch.iterdir())) <= 5 for _ in reader.messages()]) == 18
+        unfinished = reader.messages()
+        next(unfinished)
+        assert len(list(scratch.iterdir())) <= 5
+    unfinished.close()
+    assert not list(scratch.iterdir())
 
 
 @pytest.mark.parametrize(
