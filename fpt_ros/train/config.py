@@ -23,7 +23,8 @@ _RULES: dict[str, Callable[[float], bool]] = {  # none of which holds for NaN
 }
 
 
-def _require(settings: object, rule: str, *names: str) -> None:
+def require(settings: object, rule: str, *names: str) -> None:
+    """Raise InvalidInputError naming the first of these attributes that breaks one of `_RULES`."""
     for name in names:
         value = getattr(settings, name)
         if not _RULES[rule](value):
@@ -62,9 +63,9 @@ class SelectionConfig:
         """Refuse values that cannot work, naming them."""
         numbers = ("pokes", "queries", "many_pokes", "many_queries", "part_points")
         shares = ("first_poke_moves", "other_pokes_move", "queries_on_parts", "queries_at_borders")
-        _require(self, "at least 1", *numbers)
-        _require(self, "at least 0", "many_every")
-        _require(self, "in [0, 1]", "min_motion", *shares)
+        require(self, "at least 1", *numbers)
+        require(self, "at least 0", "many_every")
+        require(self, "in [0, 1]", "min_motion", *shares)
         if self.queries_on_parts + self.queries_at_borders > 1:
             raise InvalidInputError("queries_on_parts and queries_at_borders add up to more than 1")
 
@@ -159,21 +160,21 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, naming them."""
-        _require(self, "at least 1", "steps", "batch", "outcomes", "accumulate", "max_bad_steps")
-        _require(self, "at least 1", "val_views", "val_grid", "log_every")
-        _require(self, "at least 0", "part_weight", "encoder_rate", "head_rate", "weight_decay")
-        _require(self, "at least 0", "seed", "threads", "workers", "validate_steps", "patience")
-        _require(self, "at least 0", "checkpoint_minutes", "validate_minutes")
-        _require(self, "positive and finite", "learning_rate", "clip")
-        _require(self, "in [0, 1)", "warmup", "ema", "rehearsal_share", "beta1", "beta2")
+        require(self, "at least 1", "steps", "batch", "outcomes", "accumulate", "max_bad_steps")
+        require(self, "at least 1", "val_views", "val_grid", "log_every")
+        require(self, "at least 0", "part_weight", "encoder_rate", "head_rate", "weight_decay")
+        require(self, "at least 0", "seed", "threads", "workers", "validate_steps", "patience")
+        require(self, "at least 0", "checkpoint_minutes", "validate_minutes")
+        require(self, "positive and finite", "learning_rate", "clip")
+        require(self, "in [0, 1)", "warmup", "ema", "rehearsal_share", "beta1", "beta2")
         if self.minutes is not None:
-            _require(self, "positive and finite", "minutes")
+            require(self, "positive and finite", "minutes")
         augment = self.augment
-        _require(augment, "in [0, 1]", "p_flip", "p_rotate", "p_crop", "p_blur", "p_noise")
-        _require(augment, "in [0, 1]", "p_jpeg", "brightness", "contrast", "saturation")
-        _require(augment, "in (0, 1]", "min_crop")
-        _require(augment, "at least 0", "max_angle_deg", "hue_deg", "gamma", "max_noise")
-        _require(augment, "positive and finite", "max_blur_px")
+        require(augment, "in [0, 1]", "p_flip", "p_rotate", "p_crop", "p_blur", "p_noise")
+        require(augment, "in [0, 1]", "p_jpeg", "brightness", "contrast", "saturation")
+        require(augment, "in (0, 1]", "min_crop")
+        require(augment, "at least 0", "max_angle_deg", "hue_deg", "gamma", "max_noise")
+        require(augment, "positive and finite", "max_blur_px")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, fit for JSON and for `torch.load(weights_only=True)`."""

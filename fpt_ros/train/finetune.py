@@ -78,7 +78,7 @@ class FineTuning:
     """One run. Not to be used twice."""
 
     def __init__(self, config: FineTuneConfig, listener: Listener = lambda progress: None) -> None:
-        """Check the settings against the folder and the base.
+        """Check the settings against the folder, the base and the data that is given.
 
         Raises InvalidInputError or CheckpointError, naming what does not fit.
         """
@@ -90,6 +90,8 @@ class FineTuning:
         base_path = config.base or default_checkpoint()
         self.base = load_checkpoint(base_path)
         self.plan = self._plan()
+        self.horizon_s = self._horizon_s()
+        self.is_rehearsable = self._is_rehearsable()
         self.found: dict[str, str] = {}  # in the recordings
         config.out.mkdir(parents=True, exist_ok=True)
         _check_space(config.out, base_path)
@@ -101,11 +103,9 @@ class FineTuning:
             Stopped: SIGINT or SIGTERM came during training.
             FptError: the input cannot be used; the message says why.
         """
-        horizon_s = self._horizon_s()
-        rehearsable = self._is_rehearsable(horizon_s)
-        recording = self._recording(horizon_s)
+        recording = self._recording()
         self._keep_plan()  # not before: a recording that cannot be used is no run
-        synthetic = self._synthetic() if rehearsable else None
+        synthetic = self._synthetic() if self.is_rehearsable else None
         unseen = _has_test(recording)
         if not unseen:
             log.warning("there is no test split: the report is on validation, nothing is promoted")
@@ -192,7 +192,8 @@ class FineTuning:
     def _horizon_s(self) -> float:
         """The time that displacements of the recording span."""
         if self.config.data is not None:
-            return ShardIndex.scan(self.config.data, "train").horizon_s
+            held_out = ("val", "test") if _has_test(self.config.data) else ("val",)
+            return _horizon_of(self.config.data, "train", *held_out)
         horizon_s = self.config.horizon_s or self.base.horizon_s
         if not horizon_s:
             raise InvalidInputError(
@@ -201,20 +202,22 @@ class FineTuning:
             )
         return horizon_s
 
-    def _is_rehearsable(self, horizon_s: float) -> bool:
+    def _is_rehearsable(self) -> bool:
         """Tell whether the synthetic data is about the same time; say at once if it is not."""
-        folder = self.config.rehearsal
-        other_s = ShardIndex.scan(folder, "test").horizon_s if folder else rehearsal.HORIZON_S
-        if other_s != horizon_s:
+        folder, other_s = self.config.rehearsal, rehearsal.HORIZON_S
+        if folder is not None:
+            learned = ("train",) if self.config.rehearsal_share else ()
+            other_s = _horizon_of(folder, *learned, "val", "test")
+        if other_s != self.horizon_s:
             log.warning(
                 "the recording is about %g s, the synthetic data about %g s: nothing is rehearsed, "
                 "forgetting cannot be measured, and so nothing can be promoted",
-                horizon_s,
+                self.horizon_s,
                 other_s,
             )
-        return other_s == horizon_s
+        return other_s == self.horizon_s
 
-    def _recording(self, horizon_s: float) -> Path:
+    def _recording(self) -> Path:
         """The folder with the recording's shards, made if need be."""
         if self.config.data is not None:
             return self.config.data
@@ -224,7 +227,7 @@ class FineTuning:
             self.config.bag,
             self.config.topics,
             folder,
-            ClipSettings(horizon_s, test=True),
+            ClipSettings(self.horizon_s, test=True),
             progress=lambda share, doing: self.tracker.advance(share),
         )
         self.found = {
@@ -439,6 +442,15 @@ class FineTuning:
             "base_sha256": self.base.sha256,
         }
         write_json(self.config.out / VERDICT_FILE, content)
+
+
+def _horizon_of(folder: Path, *splits: str) -> float:
+    """The horizon of all these splits. Raises InvalidInputError if one is missing or differs."""
+    horizons_s = {split: ShardIndex.scan(folder, split).horizon_s for split in splits}
+    if len(set(horizons_s.values())) > 1:
+        listed = ", ".join(f"{split} {horizon_s:g} s" for split, horizon_s in horizons_s.items())
+        raise InvalidInputError(f"the splits of {folder} have different horizons: {listed}")
+    return horizons_s[splits[0]]
 
 
 def _has_test(folder: Path) -> bool:

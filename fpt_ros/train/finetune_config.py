@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fpt_ros.core.errors import InvalidInputError
-from fpt_ros.train.config import SelectionConfig
+from fpt_ros.train.config import SelectionConfig, require
 
 
 @dataclass(frozen=True)
@@ -75,18 +74,14 @@ class FineTuneConfig:
             raise InvalidInputError("give recordings (--bag) or shards (--data), one of the two")
         if self.minutes is not None and self.steps is not None:
             raise InvalidInputError("give --minutes or --steps, not both")
-        if self.minutes is not None and not 0 < self.minutes < math.inf:
-            raise InvalidInputError(f"minutes must be positive, not {self.minutes}")
-        if not 0 <= self.rehearsal_share < 1:
-            raise InvalidInputError(
-                f"rehearsal_share must be in [0, 1), not {self.rehearsal_share}"
-            )
-        for name in ("batch", "test_views", *(["steps"] if self.steps is not None else [])):
-            if getattr(self, name) < 1:
-                raise InvalidInputError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("patience", "forget_percent"):
-            if not getattr(self, name) >= 0:
-                raise InvalidInputError(f"{name} must not be negative, not {getattr(self, name)}")
+        for name in ("horizon_s", "minutes", "learning_rate"):
+            if getattr(self, name) is not None:
+                require(self, "positive and finite", name)
+        if self.steps is not None:
+            require(self, "at least 1", "steps")
+        require(self, "at least 1", "batch", "test_views")
+        require(self, "at least 0", "patience", "forget_percent", "seed", "threads", "workers")
+        require(self, "in [0, 1)", "rehearsal_share")
 
     @property
     def budget_minutes(self) -> float | None:

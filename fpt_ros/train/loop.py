@@ -361,12 +361,17 @@ def _initial_model(config: TrainConfig) -> tuple[FlowPokeModel, dict[str, Any] |
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; `auto`: this process's GPU if there is one."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    return torch.device("cpu")
+    """The device of that name; `auto`: this process's GPU if there is one.
+
+    Raises InvalidInputError if there is no such device.
+    """
+    if name == "auto":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # the latter: PyTorch without CUDA
+        reason = str(error).partition("\n")[0]
+        raise InvalidInputError(f"device {name!r} cannot be used: {reason}") from error
 
 
 def _wants_bf16(precision: str, device: torch.device) -> bool:

@@ -433,6 +433,12 @@ def test_resuming_needs_the_same_settings(config):
         ({"minutes": 1.0}, "not both"),
         ({"steps": None, "minutes": 0.0}, "minutes must be positive"),
         ({"batch": 0}, "batch must be at least 1"),
+        ({"learning_rate": -1.0}, "learning_rate must be positive"),
+        ({"learning_rate": float("nan")}, "learning_rate must be positive"),
+        ({"horizon_s": 0.0}, "horizon_s must be positive"),
+        ({"threads": -1}, "threads must be at least 0"),
+        ({"workers": -1}, "workers must be at least 0"),
+        ({"seed": -1}, "seed must be at least 0"),
         ({"rehearsal_share": 1.0}, "rehearsal_share"),
         ({"forget_percent": float("nan")}, "forget_percent"),
     ],
@@ -440,6 +446,35 @@ def test_resuming_needs_the_same_settings(config):
 def test_settings_that_cannot_work_are_named(config, wrong, reason):
     with pytest.raises(InvalidInputError, match=reason):
         dataclasses.replace(config, **wrong)
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda:99"])
+def test_a_device_that_is_not_there_is_said_before_anything_is_written(config, device):
+    with pytest.raises(InvalidInputError, match=f"device '{device}' cannot be used: "):
+        FineTuning(dataclasses.replace(config, device=device))
+    assert not config.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "split"), [("data", "val"), ("rehearsal", "val"), ("rehearsal", "train")]
+)
+def test_a_missing_split_is_said_before_anything_is_written(config, tmp_path, name, split):
+    whole, part = getattr(config, name), tmp_path / "part"
+    part.mkdir()
+    for shard in whole.glob("*.tar"):
+        if not shard.name.startswith(split):
+            (part / shard.name).symlink_to(shard)
+    with pytest.raises(InvalidInputError, match=rf"no usable sample in .*part/{split}-"):
+        FineTuning(dataclasses.replace(config, **{name: part}))
+    assert not config.out.exists()
+
+
+def test_splits_of_different_horizons_are_refused(config, toy, tmp_path):
+    part = toy.write_world(tmp_path / "part", n_views=2)
+    longer = toy.members(np.random.default_rng(0), 0, 0, horizon_s=[1.0, 2.0])
+    toy.write_shard(part / "test-00000.tar", {"0": longer})
+    with pytest.raises(InvalidInputError, match=r"different horizons: train 1 s, .* test 2 s"):
+        FineTuning(dataclasses.replace(config, data=part))
 
 
 def test_what_was_tracked_in_a_recording_is_shown_also_if_it_is_too_little(config, tmp_path):
@@ -479,7 +514,7 @@ def test_another_horizon_is_said_at_once_and_keeps_from_promotion(config, monkey
     assert "about 0.5 s, the synthetic data about 1 s" in caplog.text
     monkeypatch.setattr("fpt_ros.train.rehearsal.HORIZON_S", 2.0)
     monkeypatch.setattr("fpt_ros.train.rehearsal.make", pytest.fail)
-    assert not FineTuning(dataclasses.replace(config, rehearsal=None))._is_rehearsable(1.0)
+    assert not FineTuning(dataclasses.replace(config, rehearsal=None)).is_rehearsable
 
 
 def test_a_full_disk_is_said_before_anything_is_done(config, monkeypatch):
