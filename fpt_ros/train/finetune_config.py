@@ -26,13 +26,13 @@ class FineTuneConfig:
     bag: tuple[Path, ...] = ()
     """Recordings: rosbag2 folders or files, videos, folders of videos or images."""
     topics: tuple[str, ...] = ()
-    """Image topics to learn from; none: every image topic."""
+    """Image topics of the recordings; none: every one."""
     data: Path | None = None
     """Shards made before (train, val, test), instead of recordings."""
     base: Path | None = None
     """Weights to start from; default: those that come with the package."""
     horizon_s: float | None = None
-    """Time that a displacement spans; default: that of the base."""
+    """Time that a displacement in recordings spans; default: that of the base."""
     rehearsal: Path | None = None
     """Folder with synthetic shards (train, val, test) as `fpt scenes` writes them; default: a small
     one is made, if this machine can render."""
@@ -74,6 +74,13 @@ class FineTuneConfig:
             raise InvalidInputError("give recordings (--bag) or shards (--data), one of the two")
         if self.minutes is not None and self.steps is not None:
             raise InvalidInputError("give --minutes or --steps, not both")
+        if self.data is not None:
+            for option, value in (("--topics", self.topics), ("--horizon-s", self.horizon_s)):
+                if value not in ((), None):
+                    raise InvalidInputError(
+                        f"{option} tells what to take from recordings (--bag); the shards of "
+                        "--data are made already: leave it out, or make others with `fpt tracks`"
+                    )
         for name in ("horizon_s", "minutes", "learning_rate"):
             if getattr(self, name) is not None:
                 require(self, "positive and finite", name)
