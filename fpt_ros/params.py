@@ -181,7 +181,9 @@ class FineTuneSettings:
     )
     base_checkpoint: str = _parameter(
         "",
-        "Weights to start from if a goal names none; empty = those that come with the package.",
+        "Weights to start from if a goal names none; empty = `promoted.safetensors` in "
+        "`output_dir`, which is what the predictor took over last, or, before there is one, those "
+        "that come with the package.",
         live=True,
     )
     rehearsal: str = _parameter(
@@ -224,7 +226,7 @@ class FineTuneSettings:
         read_only=True,
     )
     topic: str = _parameter(
-        "", "At start only: image topic of `bag`; empty = every image topic.", read_only=True
+        "", "At start only: image topic of `bag`; empty = every camera's.", read_only=True
     )
     promote: bool = _parameter(
         False,

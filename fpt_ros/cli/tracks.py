@@ -36,7 +36,7 @@ def tracks(
     Args:
         sources: rosbag2 folders or files, videos, folders of them, folders of images
         out: folder of the shards
-        topics: image topics of the bags; default: all
+        topics: image topics of the bags; default: every camera's
         horizon_s: time over which motion is measured; default: that of the base checkpoint
         base: checkpoint that will be fine-tuned; default: the weights that come with the package
         stride_s: time between the first images of samples

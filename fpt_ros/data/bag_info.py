@@ -9,7 +9,7 @@ import numpy as np
 
 from fpt_ros.bags import BagError, BagReader, BagTopic, typestore_for
 from fpt_ros.core.errors import InvalidInputError
-from fpt_ros.data.footage import IMAGE_TYPES, decoded_image
+from fpt_ros.data.footage import IMAGE_TYPES, camera_topics, decoded_image
 from fpt_ros.data.frames import short_reason
 
 CAMERA_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
@@ -69,6 +69,7 @@ def survey(reader: BagReader, decode: int = 3) -> Survey:
             images[key].append(_look(topic, cdr, entry))
     calibrated = {entry.name.rpartition("/")[0] for entry in topics.values()
                   if entry.type_name == CAMERA_INFO_TYPE and entry.count}  # fmt: skip
+    _, others = camera_topics(reader.topics)
     for key, entry in topics.items():
         intervals = intervals_s[key]
         entry.longest_gap_s = intervals.longest_s
@@ -76,7 +77,7 @@ def survey(reader: BagReader, decode: int = 3) -> Survey:
             entry.rate_hz = (entry.count - 1) / (entry.last_s - entry.first_s)
         entry.gaps = intervals.count_over(_GAP)
         if entry.type_name in IMAGE_TYPES:
-            _conclude(entry, images[key], calibrated)
+            _conclude(entry, images[key], calibrated, others.get(entry.name, ""))
         if entry.count < entry.claimed:
             warnings.append(
                 f"{entry.name}: {entry.claimed} messages are claimed and {entry.count} are there"
@@ -129,7 +130,7 @@ def _look(topic: BagTopic, cdr: bytes, entry: TopicSurvey) -> str:
     return f"{rgb.shape[1]} x {rgb.shape[0]} px" + ("" if stamp_ns else ", no stamps")
 
 
-def _conclude(entry: TopicSurvey, seen: list[str], calibrated: set[str]) -> None:
+def _conclude(entry: TopicSurvey, seen: list[str], calibrated: set[str], other: str) -> None:
     if not entry.count:
         entry.remark = "no images"
         return
@@ -140,3 +141,4 @@ def _conclude(entry: TopicSurvey, seen: list[str], calibrated: set[str]) -> None
     # camera/image_raw/compressed belongs to camera/camera_info, as camera/image_raw does.
     places = {entry.name.rsplit("/", depth)[0] for depth in (1, 2)}
     entry.remark += ", calibrated" if places & calibrated else ""
+    entry.remark += f"; {other}: used only if named" if other else ""

@@ -63,7 +63,7 @@ class Report:
 
     samples: per split. footage_s: per split. dropped: first images that gave no sample, and cuts,
     by reason. skipped: images that could not be used, by reason. splits, families: what the samples
-    are like, per split and per footage. partial: what could not be read of damaged recordings.
+    are like, per split and per footage. partial: what was not read of the recordings, and why.
     """
 
     samples: Counter[str] = field(default_factory=Counter)
@@ -116,7 +116,7 @@ def make_shards(
 
     Args:
         sources: bags, videos, folders of them, folders of images.
-        topics: image topics of the bags; none: all.
+        topics: image topics of the bags; none: see `camera_topics`.
         out: folder for `{split}-*.tar`.
         settings: horizon, density and size of the samples.
         tracker: what follows points; default: the one without learned weights.
@@ -125,7 +125,7 @@ def make_shards(
 
     Raises:
         InvalidInputError: nothing to read, a missing topic, or `out` holds other recordings.
-        BagError: a bag cannot be read.
+        BagError: no bag can be read.
         OSError: the disk is full, or not writable.
     """
     tracker = tracker or ClassicalTracker()
@@ -145,15 +145,16 @@ def make_shards(
             return _report(out, known, tracker)
     places = [Path(source) for source in known["sources"]] if known else find_sources(sources)
     (out / _LEDGERS).mkdir(parents=True, exist_ok=True)
+    partial: list[str] = []
     with (
         one_opencv_thread(),
         _scratch(out) as scratch,
-        open_footage(places, topics, image_rate_hz, scratch) as footage,
+        open_footage(places, topics, image_rate_hz, scratch, partial) as footage,
     ):
         units = _plan_units(footage, settings)
         plan: dict[str, Any] = {
             "sources": [str(place) for place in places],
-            "partial": list(dict.fromkeys(damage for each in footage for damage in each.damages)),
+            "partial": list(dict.fromkeys(partial + [d for f in footage for d in f.damages])),
             "units": [
                 [unit.footage.name, unit.block.split, round(unit.start_s, 3), round(unit.stop_s, 3)]
                 for unit in units

@@ -61,7 +61,7 @@ def _markdown(report: Report, pictures: bool) -> str:
     lines += _counts("Left out", "first images without a sample, and cuts", report.dropped)
     lines += _counts("Unusable", "images", report.skipped)
     if report.partial:
-        lines += ["", "Recordings that were read in part:", ""]
+        lines += ["", "Not read, or read in part:", ""]
         lines += [f"* {remark}" for remark in report.partial]
     if pictures:
         lines += ["", "![examples](tracks.png)", "", "Grey: not kept. Arrows: kept, and moving."]

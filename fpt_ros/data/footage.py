@@ -18,16 +18,20 @@ from rosbags.typesys.store import Typestore
 
 from fpt_ros.bag_files import is_storage_file
 from fpt_ros.bags import BagError, BagReader, BagTopic, typestore_for
-from fpt_ros.core.errors import InvalidInputError
+from fpt_ros.core.errors import FptError, InvalidInputError
 from fpt_ros.data.frames import Footage, Frame, short_reason
 from fpt_ros.data.videos import PICTURE_SUFFIXES, VIDEO_SUFFIXES, PictureFolder, VideoFile
 from fpt_ros.images import image_to_rgb
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
+OWN_PICTURES = ("moving_part/mask", "moving_part/score", "overlay", "surprise/map", "uncertainty")
+"""Topics with images that are published by our nodes, under their names."""
+
 # Header stamps and times of recording may drift apart, but not by this much between two images.
 MAX_STAMP_JUMP_S = 0.5
 
+_COMPRESSED = "/compressed"
 _MAX_OPEN_BAGS = 4
 _MAX_DELAY_NS = 10**9  # between two recorders of one message
 
@@ -47,6 +51,7 @@ def open_footage(
     topics: Sequence[str] = (),
     image_rate_hz: float = 10.0,
     scratch: Path | None = None,
+    left_out: list[str] | None = None,
 ) -> Iterator[list[Footage]]:
     """All footage in bags, videos, and folders of bags, videos or images.
 
@@ -54,13 +59,14 @@ def open_footage(
 
     Args:
         sources: rosbag2 folders or files, videos, folders of videos, folders of images.
-        topics: image topics to use of the bags; none: every topic with images.
+        topics: image topics to use of the bags; none: see `camera_topics`.
         image_rate_hz: how fast images of a folder follow one another.
         scratch: where compressed bags are expanded; default: as for `tempfile`.
+        left_out: is told what of the sources is not used, and why.
 
     Raises:
         InvalidInputError: nothing there, a topic is missing or holds no images.
-        BagError: a bag cannot be read at all.
+        BagError: nothing can be read, and that is why.
     """
     if not 0 < image_rate_hz < 1000:
         raise InvalidInputError(f"the image rate is {image_rate_hz} Hz; use 0 to 1000")
@@ -68,23 +74,62 @@ def open_footage(
     with closing(_OpenBags(scratch)) as bags:
         found: list[Footage] = []
         held: dict[str, list[BagTopic]] = {}
+        remarks: list[str] = []
+        unreadable: dict[str, FptError] = {}
         for name, source in zip(_names(places), places, strict=True):
-            if is_bag(source):
-                held[name] = bags.reader(source).topics
-                found += _bag_footage(name, source, bags, topics)
-            elif source.is_dir():
-                found.append(PictureFolder(name, source, image_rate_hz))
-            else:
-                found.append(VideoFile(name, source))
+            with _if_readable(name, unreadable):
+                if is_bag(source):
+                    held[name] = bags.reader(source).topics
+                    found += _bag_footage(name, source, bags, topics, remarks)
+                elif source.is_dir():
+                    found.append(PictureFolder(name, source, image_rate_hz))
+                else:
+                    found.append(VideoFile(name, source))
+        if unreadable and not held and not found:
+            raise next(iter(unreadable.values()))
+        remarks += [f"{name} is left out: {error}" for name, error in unreadable.items()]
         if topics and held:
             _check_topics(topics, [topic for there in held.values() for topic in there])
+        if left_out is not None:
+            left_out += remarks
         if not found:
             raise InvalidInputError(
                 "no images in "
                 + ", ".join(str(source) for source in sources)
                 + "".join(f"; {name} holds {_listed(there)}" for name, there in held.items())
+                + "".join(f"; {remark}" for remark in remarks)
             )
         yield found
+
+
+@contextmanager
+def _if_readable(name: str, unreadable: dict[str, FptError]) -> Iterator[None]:
+    try:
+        yield
+    except (BagError, InvalidInputError) as error:
+        unreadable[name] = error
+
+
+def camera_topics(topics: Sequence[BagTopic]) -> tuple[list[BagTopic], dict[str, str]]:
+    """Those topics with images that are worth learning from, and the others, with the reason.
+
+    Pictures made by our own nodes would teach a model what it thinks already. Of a camera recorded
+    both raw and compressed, the topic with more images is taken, of equal ones the raw one.
+    """
+    cameras: list[BagTopic] = []
+    others: dict[str, str] = {}
+    images = [topic for topic in topics if topic.type_name in IMAGE_TYPES]
+    counts = {topic.name: topic.message_count for topic in images}
+    for topic in images:
+        raw = topic.name.removesuffix(_COMPRESSED)
+        twin = raw if raw != topic.name else raw + _COMPRESSED
+        if raw.endswith(tuple(f"/{name}" for name in OWN_PICTURES)):
+            others[topic.name] = "a picture that the predictor draws"
+        elif (counts.get(twin, -1), twin == raw) > (topic.message_count, topic.name == raw):
+            others[topic.name] = f"the images of {twin}"
+        else:
+            cameras.append(topic)
+    return cameras, others
 
 
 class _OpenBags:
@@ -158,12 +203,18 @@ def _listed(topics: Sequence[BagTopic]) -> str:
     return ", ".join(names) or "no topics"
 
 
-def _bag_footage(name: str, source: Path, bags: _OpenBags, topics: Sequence[str]) -> list[Footage]:
-    cameras = [
-        topic
-        for topic in bags.reader(source).topics
-        if topic.type_name in IMAGE_TYPES and (not topics or topic.name in topics)
-    ]
+def _bag_footage(
+    name: str, source: Path, bags: _OpenBags, topics: Sequence[str], remarks: list[str]
+) -> list[Footage]:
+    there = bags.reader(source).topics
+    if topics:
+        cameras = [t for t in there if t.type_name in IMAGE_TYPES and t.name in topics]
+    else:
+        cameras, others = camera_topics(there)
+        remarks += [
+            f"{name}{topic} is left out: {what}. Name it among the topics to use it"
+            for topic, what in others.items()
+        ]
     types = Counter(topic.name for topic in cameras)
     return [
         BagFootage(

@@ -6,9 +6,13 @@ import cv2
 import numpy as np
 import pytest
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
+from sensor_msgs.msg import Image
 
+from fpt_ros.bags import BagError, BagReader
 from fpt_ros.core.errors import InvalidInputError
-from fpt_ros.data.footage import open_footage
+from fpt_ros.data.bag_info import survey
+from fpt_ros.data.footage import OWN_PICTURES, open_footage
+from fpt_ros.nodes import desk, surprise
 
 
 def read(path, topics=(), start_s=0.0, stop_s=1e6):
@@ -106,8 +110,86 @@ def test_videos(tmp_path, clips):
         read(tmp_path)
 
 
+def test_one_unreadable_source_does_not_cost_the_others(tmp_path, clips):
+    messages = clips.camera_messages(clips.sliding_square(3))
+    for name in ("a", "b"):
+        clips.write_bag(tmp_path / name, messages)
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / "killed_0.mcap").touch()
+    (tmp_path / "film.mp4").write_bytes(b"cut")
+    left_out = []
+    with open_footage([tmp_path], left_out=left_out) as found:
+        assert [each.name for each in found] == ["a/camera/image", "b/camera/image"]
+    assert len(left_out) == 2
+    assert any("killed_0.mcap is empty" in remark for remark in left_out)
+    assert any("film.mp4 is no video" in remark for remark in left_out)
+    with pytest.raises(BagError, match=r"killed_0\.mcap is empty"):
+        read(tmp_path / "killed")
+    with pytest.raises(InvalidInputError, match="no topic /gone"):
+        read(tmp_path, ["/gone"])
+
+
+def test_pictures_of_our_own_and_a_camera_twice_are_left_out_unless_named(tmp_path, clips):
+    frames = clips.sliding_square(3)
+    cut = {"/front/compressed": 2, "/back": 2}
+    topics = [
+        *("/front", "/front/compressed", "/back", "/back/compressed", "/side/compressed"),
+        *(f"/robot/predictor/{name}" for name in OWN_PICTURES),
+        "/robot/predictor/overlay/compressed",
+    ]
+    messages = [
+        message
+        for topic in topics
+        for message in clips.camera_messages(
+            frames[: cut.get(topic, 3)],
+            topic,
+            clips.JPEG if topic.endswith("/compressed") else clips.IMAGE,
+        )
+    ]
+    bag, left_out = clips.write_bag(tmp_path / "bag", messages), []
+    with open_footage([bag], left_out=left_out) as found:
+        names = {each.name.removeprefix("bag") for each in found}
+    assert names == {"/front", "/back/compressed", "/side/compressed"}
+    assert len(left_out) == len(topics) - 3
+    assert "bag/front/compressed is left out: the images of /front. Name it" in " ".join(left_out)
+    with open_footage([bag], ["/robot/predictor/overlay", "/back"], left_out=left_out) as found:
+        assert len(found) == 2
+    with BagReader(bag) as reader:
+        remarks = {topic.name: topic.remark for topic in survey(reader).topics}
+    assert "draws: used only if named" in remarks["/robot/predictor/overlay"]
+    assert remarks["/front"] == "160 x 160 px"
+
+
+def test_the_pictures_of_our_own_are_those_that_our_nodes_publish():
+    published = {name for name, (kind, _) in desk._OUTPUTS.items() if kind is Image}
+    assert set(OWN_PICTURES) == published | {surprise.PICTURE}
+
+
 def test_nothing_to_read(tmp_path):
     with pytest.raises(InvalidInputError, match="no images"):
         read(tmp_path)
     with pytest.raises(InvalidInputError, match="no such file"):
         read(tmp_path / "gone")
+
+
+def test_a_topic_with_its_calibration_beside_it_is_called_calibrated(tmp_path, clips):
+    types = clips.STORE.types
+    header = types["std_msgs/msg/Header"](types["builtin_interfaces/msg/Time"](1, 0), "camera")
+    region = types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
+    matrices = np.zeros(5), np.eye(3).ravel(), np.eye(3).ravel(), np.eye(3, 4).ravel()
+    info = types[clips.INFO](header, 160, 160, "plumb_bob", *matrices, 0, 0, region)
+    cdr = bytes(clips.STORE.serialize_cdr(info, clips.INFO))
+    frames = clips.sliding_square(2)
+    messages = [
+        ("/left/camera_info", clips.INFO, 1_700_000_000_000_000_000, cdr),
+        *clips.camera_messages(frames, "/left/image_raw/compressed"),
+        *clips.camera_messages(frames, "/right/image_raw"),
+    ]
+    clips.write_bag(tmp_path / "bag", messages)
+    with BagReader(tmp_path / "bag") as reader:
+        remarks = {topic.name: topic.remark for topic in survey(reader).topics}
+    assert remarks == {
+        "/left/camera_info": "",
+        "/left/image_raw/compressed": "160 x 160 px, calibrated",
+        "/right/image_raw": "160 x 160 px",
+    }
