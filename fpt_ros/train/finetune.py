@@ -39,7 +39,7 @@ from fpt_ros.train.loop import Trainer, choose_device
 from fpt_ros.train.loss import Objective
 from fpt_ros.train.progress import Listener, Tracker
 from fpt_ros.train.report import Reporter
-from fpt_ros.train.state import BEST_FILE, STATE_FILE
+from fpt_ros.train.state import BEST_FILE, STATE_FILE, hold
 from fpt_ros.train.telling import TellingReporter
 from fpt_ros.train.validate import ValidationSet, validate
 from fpt_ros.weights import default_checkpoint
@@ -89,11 +89,13 @@ class FineTuning:
         self.device = choose_device(config.device)
         base_path = config.base or default_checkpoint()
         self.base = load_checkpoint(base_path)
-        self.plan = self._plan()
+        if config.resume and not config.out.exists():
+            raise InvalidInputError(f"nothing to resume: {config.out} does not exist")
         self.horizon_s = self._horizon_s()
         self.is_rehearsable = self._is_rehearsable()
         self.found: dict[str, str] = {}  # in the recordings
-        config.out.mkdir(parents=True, exist_ok=True)
+        hold(config.out)
+        self.plan = self._plan()
         _check_space(config.out, base_path)
 
     def run(self) -> Outcome:
@@ -164,8 +166,6 @@ class FineTuning:
         path = self.config.out / PLAN_FILE
         new: dict[str, Any] = {"config": self.config.decisive(), "base_sha256": self.base.sha256}
         if not path.exists():
-            if self.config.resume and not self.config.out.exists():
-                raise InvalidInputError(f"nothing to resume: {self.config.out} does not exist")
             return new
         if not self.config.resume:
             raise InvalidInputError(

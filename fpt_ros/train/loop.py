@@ -38,6 +38,7 @@ from fpt_ros.train.state import (
     LAST_FILE,
     STATE_FILE,
     TrainingError,
+    hold,
     load_state,
     save_state,
     try_to_write,
@@ -108,7 +109,10 @@ class Trainer:
         if self.world > 1:
             # The published layout holds one matrix that never gets a gradient: static_graph.
             self.forward = DistributedDataParallel(self.forward, static_graph=True)
-        self.reporter = make_reporter(config.out, config.log_every) if self.rank == 0 else None
+        self.reporter: Reporter | None = None
+        if self.rank == 0:
+            hold(config.out)
+            self.reporter = make_reporter(config.out, config.log_every)
 
     def run(self) -> bool:
         """Train until the budget or the patience is used up, or SIGINT or SIGTERM asks to stop.

@@ -450,6 +450,30 @@ def test_settings_that_cannot_work_are_named(config, wrong, reason):
         dataclasses.replace(config, **wrong)
 
 
+def test_a_folder_in_which_another_process_works_is_left_alone(config, toy_data):
+    training = TrainConfig(toy_data, config.out, model=str(config.out / "tiny.json"), workers=0)
+    config.out.mkdir()
+    (config.out / "tiny.json").write_text(TINY.to_json())
+    code = (
+        "import fcntl, sys; lock = open(sys.argv[1], 'a'); fcntl.lockf(lock, fcntl.LOCK_EX);"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, config.out / ".lock"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with process:
+        assert process.stdout.readline() == b"held\n"
+        for begin in (lambda: FineTuning(config), lambda: Trainer(training)):
+            with pytest.raises(InvalidInputError, match="another process is at work in"):
+                begin()
+        process.kill()
+    Trainer(training)
+    FineTuning(config)
+    FineTuning(dataclasses.replace(config, resume=True))  # of this process
+
+
 @pytest.mark.parametrize("device", ["banana", "cuda:99"])
 def test_a_device_that_is_not_there_is_said_before_anything_is_written(config, device):
     with pytest.raises(InvalidInputError, match=f"device '{device}' cannot be used: "):
