@@ -19,7 +19,7 @@ from fpt_ros.core.errors import CheckpointError, InvalidInputError
 from fpt_ros.train.config import SelectionConfig, TrainConfig, check_resumable
 from fpt_ros.train.loop import Trainer
 from fpt_ros.train.optimize import learning_rate_factor
-from fpt_ros.train.state import TrainingError, load_state
+from fpt_ros.train.state import LOCK_FILE, TrainingError, load_state
 
 TINY = ModelConfig(
     DinoEncoderConfig(input_px=28, width=32, depth=1, heads=2, patch_px=7, position_grid=4),
@@ -304,7 +304,7 @@ def test_full_disk_costs_checkpoints_not_the_run(config, monkeypatch, caplog):
         trainer.run()
     assert trainer.step == 8
     assert trainer.best_saved == math.inf > trainer.best
-    assert {path.name for path in config.out.iterdir()} == {*names, "tensorboard"}
+    assert {path.name for path in config.out.iterdir()} == {*names, LOCK_FILE, "tensorboard"}
     for name in names:
         assert (config.out / name).read_bytes() == kept[name]
         assert f"{name} not written" in caplog.text
