@@ -12,7 +12,7 @@ import logging
 import shutil
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -141,8 +141,9 @@ def make_shards(
     known = _known_plan(out / _PLAN, asked)
     if known:
         _warn_of_new(sources, known["sources"])
-        if all(_ledger(out, number).exists() for number in range(len(known["units"]))):
-            return _report(out, known, tracker)
+        done = [_done(out, number) for number in range(len(known["units"]))]
+        if all(done):
+            return _report(known, filter(None, done), tracker)
     places = [Path(source) for source in known["sources"]] if known else find_sources(sources)
     (out / _LEDGERS).mkdir(parents=True, exist_ok=True)
     partial: list[str] = []
@@ -169,6 +170,7 @@ def make_shards(
             log.warning("%s", remark)
         for split in ("train", "val", "test"):
             remove_stale(out, split)
+        ledgers: list[dict[str, Any]] = []
         total_s = sum(unit.stop_s - unit.start_s for unit in units)
         done_s = 0.0
         for number, unit in enumerate(units):
@@ -178,13 +180,15 @@ def make_shards(
                 share = (before_s + passed_s) / max(total_s, 1e-9)
                 progress(share, f"tracking {unit.footage.name}")
 
-            if not _ledger(out, number).exists():
+            ledger = _done(out, number)
+            if ledger is None:
                 tell(unit.start_s)
-                entry = _write_block(out, number, unit, tracker, settings, tell)
-                write_json(_ledger(out, number), entry)
+                ledger = _write_block(out, number, unit, tracker, settings, tell)
+                write_json(_ledger(out, number), ledger)
+            ledgers.append(ledger)
             done_s += unit.stop_s - unit.start_s
     progress(1.0, "tracked")
-    return _report(out, plan, tracker)
+    return _report(plan, ledgers, tracker)
 
 
 def _plan_units(footage: Sequence[Footage], settings: ClipSettings) -> list[_Unit]:
@@ -262,7 +266,7 @@ def _write_block(
             yield frame
 
     split = unit.block.split
-    path = out / f"{split}-{number:05d}.tar"
+    path = _shard(out, split, number)
     with new_shard(path) as tar:
         for sample in clip_samples(watched(), tracker, settings, dropped):
             if sample is None:
@@ -297,7 +301,12 @@ def _known_plan(path: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
     """What was planned when the work began, or None. Refuses to mix in anything else."""
     if not path.exists():
         return None
-    known: dict[str, Any] = json.loads(path.read_text())
+    try:
+        known: dict[str, Any] = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise InvalidInputError(
+            f"{path} is damaged ({error}); remove {path.parent}, or use another folder"
+        ) from error
     if different := sorted(name for name in asked if known.get(name) != asked[name]):
         raise InvalidInputError(
             f"{path.parent} holds shards made with other {', '.join(different)}; "
@@ -317,10 +326,26 @@ def _ledger(out: Path, number: int) -> Path:
     return out / _LEDGERS / f"{number:05d}.json"
 
 
-def _report(out: Path, plan: dict[str, Any], tracker: PointTracker) -> Report:
+def _done(out: Path, number: int) -> dict[str, Any] | None:
+    """What a finished block's ledger says; None if it or its shard is not there, or damaged."""
+    try:
+        entry: dict[str, Any] = json.loads(_ledger(out, number).read_text())
+        is_done = not entry["samples"] or _shard(out, entry["split"], number).is_file()
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None
+    return entry if is_done else None
+
+
+def _shard(out: Path, split: str, number: int) -> Path:
+    return out / f"{split}-{number:05d}.tar"
+
+
+def _report(
+    plan: dict[str, Any], ledgers: Iterable[dict[str, Any]], tracker: PointTracker
+) -> Report:
     report = Report(tracker=tracker.name, partial=plan["partial"])
-    for number in range(len(plan["units"])):
-        report.add(json.loads(_ledger(out, number).read_text()))
+    for ledger in ledgers:
+        report.add(ledger)
     return report
 
 

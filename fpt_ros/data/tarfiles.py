@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -24,20 +24,31 @@ _JPEG_QUALITY = 95
 @contextmanager
 def new_shard(path: Path) -> Iterator[tarfile.TarFile]:
     """A tar that takes its name when it is complete: a stopped process leaves no half shard."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
-            yield tar
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        _when_complete(path) as file,
+        tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        yield tar
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write or replace a file of JSON."""
+    with _when_complete(path) as file:
+        file.write(json.dumps(content, indent=1).encode() + b"\n")
+
+
+@contextmanager
+def _when_complete(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes its name when it is on the disk: a power failure leaves no empty one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def remove_stale(folder: Path, split: str) -> None:

@@ -1,6 +1,7 @@
 """Recordings become samples: motion is right, splits are apart, work can be stopped and goes on."""
 
 import json
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -15,6 +16,7 @@ from fpt_ros.data.clips import make_shards
 from fpt_ros.data.clips_report import save_report
 from fpt_ros.data.frames import Frame
 from fpt_ros.data.samples import ShardIndex, ShardReader
+from fpt_ros.data.tarfiles import new_shard, write_json
 from fpt_ros.data.tracks import Tracks
 from fpt_ros.data.windows import ClipSettings, clip_samples
 
@@ -107,6 +109,37 @@ def test_stopped_work_goes_on_and_gives_the_same(recorded, tmp_path):
     assert idle.calls == 0
     with pytest.raises(InvalidInputError, match="other settings"):
         make_shards([recorded], [], parts, ClipSettings(0.4), Teller())
+
+
+def test_blocks_that_a_power_failure_has_damaged_are_made_again(recorded, tmp_path):
+    report = make_shards([recorded], [], tmp_path, SETTINGS, Teller())
+    whole = shards(tmp_path)
+    ledgers = sorted((tmp_path / "blocks").iterdir())
+    ledgers[0].write_bytes(b"")
+    ledgers[1].write_text("{}")
+    (tmp_path / sorted(whole)[-1]).unlink()
+    again = Teller()
+    assert make_shards([recorded], [], tmp_path, SETTINGS, again) == report
+    assert again.calls > 0
+    assert shards(tmp_path) == whole
+    (tmp_path / "recordings.json").write_bytes(b"")
+    with pytest.raises(InvalidInputError, match=r"recordings\.json is damaged"):
+        make_shards([recorded], [], tmp_path, SETTINGS, Teller())
+
+
+def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    def full(_):
+        assert {path.name for path in tmp_path.iterdir()} == {"a.json", f".a.json.{os.getpid()}"}
+        raise OSError(28, "No space left on device")
+
+    write_json(tmp_path / "a.json", {"a": 1})
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_json(tmp_path / "a.json", {"a": 2})
+    with pytest.raises(OSError, match="No space"), new_shard(tmp_path / "a.json"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
 
 
 def frames_at(times_s, pictures):
