@@ -39,6 +39,7 @@ from fpt_ros.action import FineTune
 from fpt_ros.core.errors import FptError, InvalidInputError
 from fpt_ros.dds import profile_environment
 from fpt_ros.msg import ModelInfo
+from fpt_ros.nodes.finetune_files import GoalFiles
 from fpt_ros.nodes.outbox import Outbox
 from fpt_ros.nodes.training_process import TrainingProcess
 from fpt_ros.params import FINE_TUNE_TABLE, FineTuneSettings, changed
@@ -51,7 +52,6 @@ _LOAD_S = 120.0
 _END_S = CHECKPOINT_S + 5.0
 _FAREWELL_S = 0.5  # for results to leave, also to clients that have only just asked for one
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-_KEPT = {"best": "best.safetensors", "latest": "last.safetensors"}  # in the folder `training`
 
 
 class FineTuneNode(Node):
@@ -141,45 +141,47 @@ class FineTuneNode(Node):
     async def _result(self, handle: ServerGoalHandle) -> FineTune.Result:
         ended: Future[dict[str, Any]] = Future()
         try:
-            folder = self._folder(handle.request.output_directory)
+            root = Path(self._settings.output_dir)
+            files = GoalFiles.inside(root, handle.request.output_directory)
             if handle.is_cancel_requested:  # before there was anything to stop
-                return self._canceled(handle, folder)
-            self._process = self._start(handle, folder, ended)
+                return self._canceled(handle, files)
+            self._process = self._start(handle, files, ended)
         except (FptError, OSError) as error:
             self._problem = str(error)
             return self._aborted(handle, self._problem)
-        self.get_logger().info(f"fine-tuning in {folder}")
+        self.get_logger().info(f"fine-tuning in {files.folder}")
         try:
             end = await ended
         finally:
             self._process = None
         assert end is not None  # rclpy: a future without a value gives None
         if handle.is_cancel_requested:
-            return self._canceled(handle, folder)
+            return self._canceled(handle, files)
         if "outcome" not in end and self._ending:
-            checkpoint, kept = _kept(folder)
+            checkpoint, kept = files.kept()
             return self._aborted(handle, f"the node is ending; {kept}", checkpoint)
         if "outcome" not in end:
             self._problem = end["error"]
             return self._aborted(handle, self._problem)
-        return await self._finished(handle, end["outcome"])
+        return await self._finished(handle, end["outcome"], files)
 
     def _start(
-        self, handle: ServerGoalHandle, folder: Path, ended: Future[dict[str, Any]]
+        self, handle: ServerGoalHandle, files: GoalFiles, ended: Future[dict[str, Any]]
     ) -> TrainingProcess:
-        goal, settings = handle.request, self._settings
+        goal, settings, folder = handle.request, self._settings, files.folder
         if not goal.bags:
             raise InvalidInputError("the goal names no bags")
         minutes = goal.budget_minutes or settings.budget_minutes
         if not 0 < minutes < math.inf:
             raise InvalidInputError(f"budget_minutes must be positive, got {minutes}")
+        default = str(files.promoted) if files.promoted.is_file() else None
         folder.mkdir(parents=True, exist_ok=True)
         return TrainingProcess(
             {
                 "out": str(folder),
                 "bag": list(goal.bags),
                 "topics": list(goal.topics),
-                "base": goal.base_checkpoint or settings.base_checkpoint or None,
+                "base": goal.base_checkpoint or settings.base_checkpoint or default,
                 "rehearsal": settings.rehearsal or None,
                 "horizon_s": settings.horizon_s or None,
                 "minutes": minutes,
@@ -194,16 +196,6 @@ class FineTuneNode(Node):
             lambda progress: self._outbox.post(partial(self._on_progress, handle, progress)),
             lambda end: self._outbox.post(partial(ended.set_result, end)),
         )
-
-    def _folder(self, name: str) -> Path:
-        """The folder for a goal: inside `output_dir`, a new one if it has no name."""
-        root = Path(self._settings.output_dir).expanduser().resolve()
-        folder = (root / (name or time.strftime("%Y%m%d-%H%M%S"))).resolve()
-        if not folder.is_relative_to(root) or folder == root:
-            raise InvalidInputError(
-                f"output_directory {name!r} is not a folder inside the parameter output_dir, {root}"
-            )
-        return folder
 
     def _on_progress(self, handle: ServerGoalHandle, progress: dict[str, Any]) -> None:
         if not handle.is_active:
@@ -242,14 +234,16 @@ class FineTuneNode(Node):
         handle.abort()
         return FineTune.Result(message=reason, checkpoint=checkpoint)
 
-    def _canceled(self, handle: ServerGoalHandle, folder: Path) -> FineTune.Result:
-        checkpoint, kept = _kept(folder)
+    def _canceled(self, handle: ServerGoalHandle, files: GoalFiles) -> FineTune.Result:
+        checkpoint, kept = files.kept()
         message = f"cancelled; {kept}"
         self.get_logger().info(message)
         handle.canceled()
         return FineTune.Result(message=message, checkpoint=checkpoint)
 
-    async def _finished(self, handle: ServerGoalHandle, outcome: dict[str, Any]) -> FineTune.Result:
+    async def _finished(
+        self, handle: ServerGoalHandle, outcome: dict[str, Any], files: GoalFiles
+    ) -> FineTune.Result:
         self._served += 1
         measures = outcome["measures"]
         result = FineTune.Result(
@@ -265,6 +259,11 @@ class FineTuneNode(Node):
         elif handle.request.promote:
             result.message = await self._hot_swap(outcome["checkpoint"], outcome["base_sha256"])
             result.promoted = not result.message
+        if result.promoted:
+            try:
+                files.promote(outcome["checkpoint"])
+            except OSError as error:
+                result.message = f"promoted, but the next goal will not begin with it: {error}"
         self.get_logger().info(f"{outcome['verdict']}; {outcome['report']}")
         if result.message:
             self.get_logger().warning(result.message)
@@ -291,7 +290,8 @@ class FineTuneNode(Node):
                 return (
                     f"better than the base {base_sha256[:12]}, but the predictor serves "
                     f"{served[:12] or 'unknown weights'}, which it was not compared with: "
-                    "fine-tune those (base_checkpoint), or call load_model"
+                    "let both begin with the same (checkpoint there, base_checkpoint here), or "
+                    "call load_model"
                 )
             call = client.call_async(LoadModel.Request(path=checkpoint))
             if not await self._until(call.done, _LOAD_S):
@@ -362,19 +362,6 @@ class FineTuneNode(Node):
 
 def _id(handle: ServerGoalHandle) -> bytes:
     return bytes(handle.goal_id.uuid)
-
-
-def _kept(folder: Path) -> tuple[str, str]:
-    """The weights that a stopped training has left, if any, and what to say of them."""
-    go_on = f"to go on, send the goal again with output_directory {folder}"
-    for which, name in _KEPT.items():
-        path = folder / "training" / name
-        if path.exists():
-            return str(path), (
-                f"the {which} weights so far are kept, neither averaged nor compared with the "
-                f"base; {go_on}"
-            )
-    return "", f"there are no weights yet; {go_on}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,5 +1,7 @@
 """Goals of the fine-tuning node that are cancelled or promoted; their training is pretended."""
 
+import shutil
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -205,6 +207,29 @@ def test_while_the_predictor_changes_over_the_node_is_busy_and_the_goal_cannot_b
     status, result = desk.result(handle)
     assert (status, result.promoted) == (GoalStatus.STATUS_SUCCEEDED, True), result.message
     assert desk.loaded == [OUTCOME["checkpoint"]]
+    assert "the next goal will not begin with it" in result.message  # for there is no such file
+
+
+def test_what_the_predictor_took_over_is_the_next_base_whatever_becomes_of_its_folder(
+    desk, tmp_path
+):
+    promoted = tmp_path / "promoted.safetensors"
+    desk.model_info.publish(ModelInfo(weights_sha256=BASE_SHA256))
+    desk.offer_loading()
+    for number in range(2):  # the second takes the place of the first
+        handle = desk.send(promote=True)
+        training = desk.training(number)
+        assert training.settings["base"] == (str(promoted) if number else None)
+        folder = Path(training.settings["out"])
+        tuned = folder / "tuned.safetensors"
+        tuned.write_text(f"weights {number}")
+        training.on_end({"outcome": OUTCOME | {"checkpoint": str(tuned)}})
+        _, result = desk.result(handle)
+        assert (result.promoted, result.message) == (True, "")
+        shutil.rmtree(folder)
+        assert promoted.read_text() == f"weights {number}"
+    desk.send(base_checkpoint="mine.safetensors")
+    assert desk.training(2).settings["base"] == "mine.safetensors"
 
 
 @pytest.mark.parametrize(

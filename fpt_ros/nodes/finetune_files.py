@@ -1,0 +1,57 @@
+"""Where a goal of the fine-tuning node has its files."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from fpt_ros.core.errors import InvalidInputError
+
+_KEPT = {"best": "best.safetensors", "latest": "last.safetensors"}
+
+
+@dataclass(frozen=True)
+class GoalFiles:
+    """Of one goal.
+
+    folder: for all that is made. promoted: weights that the predictor took over from whichever goal
+    was the last, if there was any.
+    """
+
+    folder: Path
+    promoted: Path
+
+    @classmethod
+    def inside(cls, root: Path, name: str) -> GoalFiles:
+        """Those of a goal with this name for its folder; empty: a new one.
+
+        Raises InvalidInputError if the name leads out of `root`.
+        """
+        root = root.expanduser().resolve()
+        folder = (root / (name or time.strftime("%Y%m%d-%H%M%S"))).resolve()
+        if not folder.is_relative_to(root) or folder == root:
+            raise InvalidInputError(
+                f"output_directory {name!r} is not a folder inside the parameter output_dir, {root}"
+            )
+        return cls(folder, root / "promoted.safetensors")
+
+    def kept(self) -> tuple[str, str]:
+        """The weights that a stopped training has left, if any, and what to say of them."""
+        go_on = f"to go on, send the goal again with output_directory {self.folder}"
+        for which, name in _KEPT.items():
+            path = self.folder / "training" / name
+            if path.exists():
+                return str(path), (
+                    f"the {which} weights so far are kept, neither averaged nor compared with the "
+                    f"base; {go_on}"
+                )
+        return "", f"there are no weights yet; {go_on}"
+
+    def promote(self, checkpoint: str) -> None:
+        """Let the next goal begin with weights. Raises OSError."""
+        scratch = self.promoted.with_suffix(".new")
+        scratch.unlink(missing_ok=True)
+        os.link(checkpoint, scratch)  # outlives the goal's folder
+        scratch.replace(self.promoted)
