@@ -190,6 +190,7 @@ class FineTuneNode(Node):
                 "threads": settings.num_threads,
                 "resume": (folder / "finetune.json").exists(),
                 "niceness": settings.niceness,
+                "promote": goal.promote,
             },
             folder / "finetune.log",
             settings.num_threads,

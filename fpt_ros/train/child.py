@@ -2,8 +2,9 @@
 
     python -m fpt_ros.train.child
 
-Reads one line of JSON from standard input: the settings of `FineTuneConfig`, and `niceness`. Writes
-lines of JSON to standard output: `{"progress": ...}` while it runs, at last `{"outcome": ...}` or
+Reads one line of JSON from standard input: the settings of `FineTuneConfig`, `niceness`, and
+`promote`, which is to end at once if it is known that the gate will let nothing pass. Writes lines
+of JSON to standard output: `{"progress": ...}` while it runs, at last `{"outcome": ...}` or
 `{"error": "reason"}`. Logs go to standard error. When its input ends, because the parent has closed
 it or has ended in whatever way, it stops: training leaves a checkpoint, everything else is dropped.
 """
@@ -50,6 +51,8 @@ def main() -> int:
 
 
 def _run(settings: dict[str, Any], out: TextIO) -> dict[str, Any]:
+    from fpt_ros.core.errors import InvalidInputError
+    from fpt_ros.train import rehearsal
     from fpt_ros.train.finetune import FineTuning
     from fpt_ros.train.finetune_config import FineTuneConfig
     from fpt_ros.train.progress import Progress
@@ -59,6 +62,7 @@ def _run(settings: dict[str, Any], out: TextIO) -> dict[str, Any]:
             settings[name] = Path(settings[name]).expanduser()
     settings["bag"] = tuple(Path(bag).expanduser() for bag in settings.get("bag", ()))
     settings["topics"] = tuple(settings.get("topics", ()))
+    promote = settings.pop("promote")
     latest: dict[str, Any] = {"at_s": 0.0, "phase": ""}
 
     def tell(progress: Progress) -> None:
@@ -68,7 +72,18 @@ def _run(settings: dict[str, Any], out: TextIO) -> dict[str, Any]:
         latest.update(at_s=now_s, phase=progress.phase)
         _write(out, progress=asdict(progress))
 
-    outcome = FineTuning(FineTuneConfig(**settings), tell).run()
+    tuning = FineTuning(FineTuneConfig(**settings), tell)
+    if promote:
+        obstacle = "" if tuning.config.rehearsal else rehearsal.obstacle()
+        if not tuning.is_rehearsable:
+            obstacle = f"the synthetic data is not about {tuning.horizon_s:g} s (horizon_s)"
+        if obstacle:
+            raise InvalidInputError(
+                "nothing could be promoted, for what is forgotten could not be measured: "
+                f"{obstacle}. Give other synthetic data (the parameter rehearsal), or send the "
+                "goal without promote"
+            )
+    outcome = tuning.run()
     return {
         "checkpoint": str(outcome.checkpoint),
         "report": str(outcome.report),

@@ -20,6 +20,17 @@ _SAMPLES_PER_SHARD = 64
 _SEED = 5
 
 
+def obstacle() -> str:
+    """Say why this machine cannot make synthetic data; empty if it probably can."""
+    try:
+        from fpt_ros.data.scenes.render import drawn_with
+
+        drawn_with()
+    except Exception as error:  # whatever a missing package or driver comes up with
+        return str(error)
+    return ""
+
+
 def make(folder: Path, advance: Callable[[float], object]) -> bool:
     """Write synthetic shards of all splits into `folder`, unless they are there.
 

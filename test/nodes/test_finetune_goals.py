@@ -219,6 +219,7 @@ def test_what_the_predictor_took_over_is_the_next_base_whatever_becomes_of_its_f
     for number in range(2):  # the second takes the place of the first
         handle = desk.send(promote=True)
         training = desk.training(number)
+        assert training.settings["promote"]
         assert training.settings["base"] == (str(promoted) if number else None)
         folder = Path(training.settings["out"])
         tuned = folder / "tuned.safetensors"
