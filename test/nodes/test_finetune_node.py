@@ -287,6 +287,7 @@ def test_a_goal_hears_of_the_end_of_the_node(robot, workshop):
     robot.ros.until(asked.done, TIMEOUT_S)
     assert asked.result().status == GoalStatus.STATUS_ABORTED
     assert asked.result().result.message.startswith("the node is ending; there are no weights yet")
+    assert robot.node.process.wait(60.0) == 0
 
 
 def test_the_training_process_ends_with_its_parent():
