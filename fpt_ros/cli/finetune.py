@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from fpt_ros.cli.logs import log_to_stderr
 from fpt_ros.train.finetune_config import FineTuneConfig
 
 log = logging.getLogger(__name__)
@@ -25,23 +26,43 @@ def finetune(config: Annotated[FineTuneConfig, tyro.conf.arg(name="")]) -> int:
     """
     from rich.console import Console
     from rich.markdown import Markdown
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
 
     from fpt_ros.train.finetune import FineTuning, Stopped
-    from fpt_ros.train.progress import Progress
+    from fpt_ros.train.progress import TRAINING, Progress
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    log_to_stderr()
+    console = Console(stderr=True, highlight=False)
+    bar = Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:.1f} % of all"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_interactive,
+    )
+    task = bar.add_task("beginning", total=1.0, left="")
     phases: list[str] = []
 
     def tell(progress: Progress) -> None:
-        # Training has a bar of its own.
+        left_min = progress.time_left_s / 60
+        left = "" if math.isnan(left_min) else f"about {left_min:.0f} min left"
         if progress.phase not in phases:
             phases.append(progress.phase)
-            left_min = progress.time_left_s / 60
-            left = "" if math.isnan(left_min) else f", about {left_min:.0f} min left"
-            log.info("%s (%.0f %% of all done%s)", progress.phase, 100 * progress.fraction, left)
+            done = f"{100 * progress.fraction:.0f} % of all done"
+            log.info("%s (%s)", progress.phase, ", ".join(filter(None, (done, left))))
+        bar.update(task, completed=progress.fraction, description=progress.phase, left=left)
+        if progress.phase == TRAINING:  # which has a bar of its own
+            bar.stop()
+        else:
+            bar.start()
 
     try:
-        outcome = FineTuning(config, tell).run()
+        with bar:
+            outcome = FineTuning(config, tell).run()
     except Stopped as stop:
         print(f"fpt finetune: {stop}", file=sys.stderr)
         return 130

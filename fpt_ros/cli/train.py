@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from fpt_ros.cli.logs import log_to_stderr
 from fpt_ros.train.config import TrainConfig
 
 
@@ -22,10 +23,7 @@ def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> int:
     from fpt_ros.train.loop import Trainer
 
     is_first = os.environ.get("RANK", "0") == "0"
-    logging.basicConfig(
-        level=logging.INFO if is_first else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(message)s",
-    )
+    log_to_stderr(logging.INFO if is_first else logging.WARNING)
     with process_group():
         return 0 if Trainer(config).run() else 130
 

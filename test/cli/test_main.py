@@ -1,7 +1,9 @@
 """The `fpt` command itself: help, unknown commands, and how errors come out."""
 
+import logging
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -9,6 +11,7 @@ from fpt_ros import cli
 from fpt_ros.cli.pip import install_command
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.train.finetune import Stopped
+from fpt_ros.train.progress import TRAINING, Progress
 
 
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
@@ -94,6 +97,37 @@ def test_a_stopped_run_is_no_success(monkeypatch, capsys, tmp_path, name):
     monkeypatch.setattr("fpt_ros.train.finetune.FineTuning", FineTuning)
     assert cli.main([name, "--data", str(tmp_path), "--out", str(tmp_path)]) == 130
     assert ("stopped at step 3" in capsys.readouterr().err) == (name == "finetune")
+
+
+def test_a_bar_shows_what_is_not_training(monkeypatch, capsys, tmp_path):
+    told = []
+
+    class FineTuning:
+        def __init__(self, config, tell):
+            self.tell = tell
+
+        def run(self):
+            for phase in ("reading the recording", TRAINING, "measuring the result"):
+                self.tell(Progress(phase, 0.125, 90.0))
+                capsys.readouterr()
+                logging.getLogger("fpt_ros").info("a line")
+                time.sleep(0.25)  # two pictures of a bar
+                told.append(capsys.readouterr().err)
+            raise Stopped("stopped")
+
+    monkeypatch.setattr("fpt_ros.train.finetune.FineTuning", FineTuning)
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.root, "level", logging.INFO)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    arguments = ["--data", str(tmp_path), "--out", str(tmp_path)]
+    assert cli.main(["finetune", *arguments]) == 130
+    for text, phase in zip(
+        told, ("reading the recording", "", "measuring the result"), strict=True
+    ):
+        assert ("12.5 % of all" in text) == bool(phase)
+        assert phase in text
+        assert text.count("INFO a line\n") == 1
 
 
 def test_training_under_torchrun_says_what_is_wrong_in_one_line(tmp_path):

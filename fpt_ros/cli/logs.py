@@ -1,0 +1,23 @@
+"""What long commands tell on the way."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """Log lines with their time; a progress bar lets them pass above it."""
+    logging.basicConfig(
+        level=level, format="%(asctime)s %(levelname)s %(message)s", handlers=[_Stderr()]
+    )
+
+
+class _Stderr(logging.Handler):
+    """Standard error as it is at the time, for which a bar puts in itself while it is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print(self.format(record), file=sys.stderr, flush=True)
+        except Exception:  # as in all handlers: what cannot be told must not stop the work
+            self.handleError(record)
