@@ -22,7 +22,7 @@ MOVES_PX = 4.48  # 1 % of the side
 
 
 def measure(
-    tracker: PointTracker, seeds: range, later: tuple[int, ...] = (6, 12, 24), grid: int = 64
+    tracker: PointTracker, seeds: range, later: tuple[int, ...], grid: int = 64
 ) -> list[dict[str, float]]:
     """One row per frame in `later`, over all clips and points.
 
@@ -65,6 +65,7 @@ def _summary(frame: int, rows: NDArray[np.float64]) -> dict[str, float]:
 
 def main(
     clips: int = 16,
+    later: tuple[int, ...] = (6, 12, 24, 30),
     tracker: str = "classical",
     tracker_weights: Path | None = None,
     device: str = "cpu",
@@ -73,12 +74,13 @@ def main(
 
     Args:
         clips: number of videos; their seeds are 0, 1, ...
+        later: frames at which tracks are measured; all motion is spread over the last
         tracker: classical, cotracker3 or tapnext
         tracker_weights: file with the weights of a learned tracker
         device: torch device of a learned tracker
     """
     with one_opencv_thread():
-        rows = measure(choose_tracker(tracker, tracker_weights, device), range(clips))
+        rows = measure(choose_tracker(tracker, tracker_weights, device), range(clips), later)
     table = Table("", *(f"{row['frames']:.0f} frames" for row in rows))
     for name in list(rows[0])[1:]:
         table.add_row(name, *(f"{row[name]:.3f}" for row in rows))
