@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from fpt_ros.core.checkpoint import load_checkpoint, save_checkpoint
@@ -41,7 +42,7 @@ from fpt_ros.train.progress import Listener, Tracker
 from fpt_ros.train.report import Reporter
 from fpt_ros.train.state import BEST_FILE, STATE_FILE, hold
 from fpt_ros.train.telling import TellingReporter
-from fpt_ros.train.validate import ValidationSet, validate
+from fpt_ros.train.validate import ValidationSet, measure, validate
 from fpt_ros.weights import default_checkpoint
 
 log = logging.getLogger(__name__)
@@ -353,8 +354,12 @@ class FineTuning:
             own = validate(model, trainer.val, self.device)
             errors_px = None
             if other is not None:
-                measured = validate(model, other, self.device)
-                errors_px = (measured["epe_px/moving"], measured["epe_px/all"])
+                rows = measure(model, other, self.device)
+                moving_px, all_px = (
+                    np.array([row[f"epe_px/{points}"] for row in rows])
+                    for points in ("moving", "all")
+                )
+                errors_px = (moving_px, all_px)
             return blend.Trial(share, own["nll/one_poke"] + own["nll/one_poke_moving"], errors_px)
 
         tuned = load_checkpoint(trainer.config.out / BEST_FILE).state_dict

@@ -107,12 +107,23 @@ def predict(
 def validate(
     model: FlowPokeModel, views: ValidationSet, device: torch.device, chunk: int = 8
 ) -> dict[str, float]:
-    """Means over views. Under torch.distributed every process takes a share.
+    """Means of what `measure` says over the views of which it says it."""
+    measured = measure(model, views, device, chunk)
+    names = dict.fromkeys(name for row in measured for name in row)
+    return {
+        name: float(np.nanmean([row[name] for row in measured if name in row])) for name in names
+    }
+
+
+def measure(
+    model: FlowPokeModel, views: ValidationSet, device: torch.device, chunk: int = 8
+) -> list[dict[str, float]]:
+    """Measures of each view. Under torch.distributed every process takes a share.
 
     Errors are in pixels of a 448 px image; moving is what moves by more than `samples.MOVING`.
     `iou_kl/T` is the moving-part IoU when the divergence of the answer with the poke from the
-    answer without it is cut at T nats, over views whose camera stands still: otherwise the whole
-    picture moves. It is left out when there are none.
+    answer without it is cut at T nats, for views whose camera stands still: otherwise the whole
+    picture moves.
     """
     rank, world = 0, 1
     if dist.is_initialized():
@@ -129,10 +140,7 @@ def validate(
         gathered: list[list[dict[str, float]] | None] = [None] * world
         dist.all_gather_object(gathered, measured)
         measured = [row for part in gathered for row in part or []]
-    names = dict.fromkeys(name for row in measured for name in row)
-    return {
-        name: float(np.nanmean([row[name] for row in measured if name in row])) for name in names
-    }
+    return measured
 
 
 def _measure(

@@ -106,20 +106,34 @@ def test_weights_between_two_models():
         assert copy["w"] is not end["w"]
 
 
+def trial(share, nll, *errors_px):
+    """With the same errors in 100 views, over moving and over all points."""
+    return Trial(share, nll, tuple(np.full(100, each) for each in errors_px) or None)
+
+
 def test_the_best_share_that_forgets_little():
-    base = Trial(0.0, -6.0, (20.0, 6.0))
+    base = trial(0.0, -6.0, 20.0, 6.0)
     trials = [
-        Trial(0.5, -6.5, (20.4, 5.9)),
-        Trial(1.0, -7.0, (21.5, 6.0)),
-        Trial(0.25, -6.2, (20.1, 6.0)),
+        trial(0.5, -6.5, 20.4, 5.9),
+        trial(1.0, -7.0, 21.5, 6.0),
+        trial(0.25, -6.2, 20.1, 6.0),
     ]
     assert choose(base, trials, 5.0).share == 0.5  # 1.0 is at 7.5 %, half of 5 % are allowed
     assert choose(base, trials, 20.0).share == 1.0
-    trials[0] = Trial(0.5, -6.5, (19.0, 6.3))  # motion bleeds into what stays
+    trials[0] = trial(0.5, -6.5, 19.0, 6.3)  # motion bleeds into what stays
     assert choose(base, trials, 5.0).share == 0.25
-    far = [Trial(0.5, -6.5, (30.0, 6.0)), Trial(1.0, -7.0, (20.0, 12.0))]
+    far = [trial(0.5, -6.5, 30.0, 6.0), trial(1.0, -7.0, 20.0, 12.0)]
     assert choose(base, far, 5.0).share == 0.5
-    assert choose(Trial(0, -6.0), [Trial(0.5, -6.5), Trial(1.0, -7.0)], 5.0).share == 1.0
+    assert choose(trial(0, -6.0), [trial(0.5, -6.5), trial(1.0, -7.0)], 5.0).share == 1.0
+
+
+def test_what_is_forgotten_is_not_told_by_a_single_view():
+    base, after = trial(0.0, -6.0, 20.0, 6.0), trial(1.0, -7.0, 20.5, 6.03)
+    base.synthetic_epe_px[0][7] = after.synthetic_epe_px[0][7] = np.nan  # there nothing moves
+    after.synthetic_epe_px[1][3] = 80.0
+    assert after.forgotten(base) == pytest.approx(0.025)
+    after.synthetic_epe_px[1][:10] = 80.0
+    assert after.forgotten(base) > 0.5
 
 
 # ---- the gate -----------------------------------------------------------------------------------
