@@ -26,7 +26,7 @@ class FineTuneConfig:
     bag: tuple[Path, ...] = ()
     """Recordings: rosbag2 folders or files, videos, folders of videos or images."""
     topics: tuple[str, ...] = ()
-    """Image topics of the recordings; none: every one."""
+    """Image topics of the recordings; none: those of every camera."""
     data: Path | None = None
     """Shards made before (train, val, test), instead of recordings."""
     base: Path | None = None
