@@ -8,12 +8,12 @@ fine-tuning of zero-shot models, 2022).
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import trim_mean
 from torch import Tensor
 
 log = logging.getLogger(__name__)
@@ -24,8 +24,8 @@ SHARES = (0.25, 0.5, 0.75, 1.0)
 """Shares of the tuned weights that are tried; 0 would be the base."""
 
 _TRIMMED = 0.02
-"""Share of the views left out at either end where changes are averaged: of 194 views one alone, of
-which all was suddenly expected to move, made six of the seven per cent that were forgotten."""
+"""Share of the views, but at least one, left out at either end where changes are averaged: of 194
+views one alone, of which all was suddenly expected to move, made six of seven per cent."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,21 @@ class Trial:
     synthetic_epe_px: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
     def forgotten(self, base: Trial) -> float:
-        """By what share of the base's the error rose that rose more; 0 where there is no data."""
+        """By what share of the base's the error rose that rose more; 0 if neither did."""
         if self.synthetic_epe_px is None or base.synthetic_epe_px is None:
             return 0.0
-        rises = []
+        rises = [0.0]
         for before, after in zip(base.synthetic_epe_px, self.synthetic_epe_px, strict=True):
             known = ~np.isnan(before)
-            change = trim_mean((after - before)[known], _TRIMMED)
-            rises.append(float(change / before[known].mean()))
+            if known.any():
+                change = _trimmed_mean((after - before)[known])
+                rises.append(change / float(before[known].mean()))
         return max(rises)
+
+
+def _trimmed_mean(values: NDArray[np.float64]) -> float:
+    out = math.ceil(_TRIMMED * len(values))
+    return float(np.sort(values)[out:-out].mean() if len(values) > 2 * out else np.median(values))
 
 
 def interpolate(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], share: float) -> State:

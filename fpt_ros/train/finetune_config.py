@@ -53,7 +53,7 @@ class FineTuneConfig:
     """Stop after so many of the ten validations in a row without a better NLL; 0: never."""
     forget_percent: float = 5.0
     """By how much the errors, over moving and over all points, may rise on the synthetic test."""
-    test_views: int = 64
+    test_views: int = 192
     """Views of each data set to measure on, before and after."""
     selection: SelectionConfig = field(
         default_factory=lambda: SelectionConfig(queries_on_parts=0.0, queries_at_borders=0.0)

@@ -134,6 +134,10 @@ def test_what_is_forgotten_is_not_told_by_a_single_view():
     assert after.forgotten(base) == pytest.approx(0.025)
     after.synthetic_epe_px[1][:10] = 80.0
     assert after.forgotten(base) > 0.5
+    few = np.array([6.0, 6.3, 80.0])
+    assert Trial(1.0, -7.0, (np.full(3, np.nan), few)).forgotten(
+        Trial(0.0, -6.0, (np.full(3, np.nan), np.full(3, 6.0)))
+    ) == pytest.approx(0.05)
 
 
 # ---- the gate -----------------------------------------------------------------------------------
