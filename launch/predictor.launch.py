@@ -32,7 +32,11 @@ ARGUMENTS = [
         default_value="",
         description="topic with the calibration; empty: camera_info next to the images",
     ),
-    DeclareLaunchArgument("depth", default_value="depth", description="topic with depth images"),
+    DeclareLaunchArgument(
+        "depth",
+        default_value="depth",
+        description="topic with depth images; while nobody publishes there, points lie 1 m away",
+    ),
     DeclareLaunchArgument("checkpoint", default_value="", description="file with the weights"),
     DeclareLaunchArgument("engine", default_value="", description="what runs the network"),
     DeclareLaunchArgument("device", default_value="", description="auto, cpu, cuda or cuda:N"),
@@ -53,7 +57,7 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "params_file",
         default_value=PathJoinSubstitution([SHARE, "config", "predictor.yaml"]),
-        description="values of all parameters",
+        description="values of all parameters; those that it lacks have their defaults",
     ),
     DeclareLaunchArgument("namespace", default_value="", description="of the node and its topics"),
     DeclareLaunchArgument(
@@ -72,7 +76,8 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "rviz_frame",
         default_value="",
-        description="fixed frame of RViz: the frame_id of the images, or one that tf joins to it",
+        description="fixed frame of RViz: the frame_id of the images, or one that tf joins to it; "
+        "empty: camera_optical_frame",
     ),
     DeclareLaunchArgument(
         "log_level",
