@@ -60,9 +60,14 @@ class TrainingProcess:
         threading.Thread(target=self._read, daemon=True).start()
 
     def stop(self) -> None:
-        """Ask for a checkpoint and the end; insist after a while. Returns at once."""
-        with suppress(ProcessLookupError):
-            self._popen.send_signal(signal.SIGTERM)
+        """Ask for a checkpoint and the end; insist after a while. Returns at once.
+
+        To ask again changes nothing.
+        """
+        assert self._popen.stdin is not None
+        # The end of its input, which comes but once, as a signal would not.
+        with suppress(BrokenPipeError):
+            self._popen.stdin.close()
         timer = threading.Timer(CHECKPOINT_S, self._kill)
         timer.daemon = True
         timer.start()
@@ -74,6 +79,14 @@ class TrainingProcess:
                 os.killpg(self._popen.pid, signal.SIGKILL)
 
     def _read(self) -> None:
+        end = {"error": "what the training process says cannot be followed"}
+        try:
+            end = self._followed()
+        finally:
+            self._kill()  # has ended, if it could be followed
+            self._on_end(end)
+
+    def _followed(self) -> dict[str, Any]:
         assert self._popen.stdout is not None
         end: dict[str, Any] = {}
         for line in self._popen.stdout:
@@ -86,10 +99,13 @@ class TrainingProcess:
             else:
                 end = content
         code = self._popen.wait()
-        self._on_end(end or {"error": self._ended(code)})
+        return end or {"error": self._ended(code)}
 
     def _ended(self, code: int) -> str:
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit status {code}"
-        with self._log.open(errors="replace") as file:
-            last = " / ".join(line.strip() for line in deque(file, _SHOWN_LINES))
+        try:
+            with self._log.open(errors="replace") as file:
+                last = " / ".join(line.strip() for line in deque(file, _SHOWN_LINES))
+        except OSError as error:
+            last = str(error)
         return f"the training process {how}; see {self._log}: {last}"
