@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +28,15 @@ class GoalFiles:
     def inside(cls, root: Path, name: str) -> GoalFiles:
         """Those of a goal with this name for its folder; empty: a new one.
 
-        Raises InvalidInputError if the name leads out of `root`.
+        Raises InvalidInputError if the name leads out of `root`, or if one of them leads nowhere.
         """
-        root = root.expanduser().resolve()
-        folder = (root / (name or time.strftime("%Y%m%d-%H%M%S"))).resolve()
+        try:
+            root = root.expanduser().resolve()
+            folder = (root / (name or time.strftime("%Y%m%d-%H%M%S"))).resolve()
+        except RuntimeError as error:  # a ~user that is not known
+            raise InvalidInputError(
+                f"output_directory {name!r} in the parameter output_dir, {root}: {error}"
+            ) from error
         if not folder.is_relative_to(root) or folder == root:
             raise InvalidInputError(
                 f"output_directory {name!r} is not a folder inside the parameter output_dir, {root}"
@@ -51,7 +57,18 @@ class GoalFiles:
 
     def promote(self, checkpoint: str) -> None:
         """Let the next goal begin with weights. Raises OSError."""
-        scratch = self.promoted.with_suffix(".new")
-        scratch.unlink(missing_ok=True)
-        os.link(checkpoint, scratch)  # outlives the goal's folder
-        scratch.replace(self.promoted)
+        _keep(Path(checkpoint), self.promoted)
+
+
+def _keep(source: Path, target: Path) -> None:
+    """Have a file under another name too, whatever becomes of the first. Raises OSError."""
+    scratch = target.with_suffix(".new")
+    scratch.unlink(missing_ok=True)
+    try:
+        os.link(source, scratch)
+    except OSError:  # many drives have no links
+        with source.open("rb") as old, scratch.open("wb") as new:
+            shutil.copyfileobj(old, new)
+            new.flush()
+            os.fsync(new.fileno())
+    scratch.replace(target)

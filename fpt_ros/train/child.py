@@ -59,8 +59,8 @@ def _run(settings: dict[str, Any], out: TextIO) -> dict[str, Any]:
 
     for name in ("out", "data", "base", "rehearsal"):
         if settings.get(name) is not None:
-            settings[name] = Path(settings[name]).expanduser()
-    settings["bag"] = tuple(Path(bag).expanduser() for bag in settings.get("bag", ()))
+            settings[name] = _path(settings[name])
+    settings["bag"] = tuple(map(_path, settings.get("bag", ())))
     settings["topics"] = tuple(settings.get("topics", ()))
     promote = settings.pop("promote")
     latest: dict[str, Any] = {"at_s": 0.0, "phase": ""}
@@ -92,6 +92,11 @@ def _run(settings: dict[str, Any], out: TextIO) -> dict[str, Any]:
         "verdict": outcome.verdict.sentence(),
         "measures": outcome.measures,
     }
+
+
+def _path(name: str) -> Path:
+    # Unlike the method of Path, this leaves a ~user that is not known for us to name as no file.
+    return Path(os.path.expanduser(name))
 
 
 def _write(out: TextIO, **line: Any) -> None:

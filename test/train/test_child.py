@@ -38,6 +38,7 @@ def settings(tmp_path):
         ({}, "no OpenGL"),
         ({"horizon_s": 0.4}, "the synthetic data is not about 0.4 s"),
         ({"promote": False}, "bag: no such file"),
+        ({"promote": False, "bag": ["~nobody-of-this-name"]}, "~nobody-of-this-name: no such file"),
     ],
 )
 def test_what_cannot_be_promoted_is_not_begun(settings, monkeypatch, more, reason):
