@@ -23,7 +23,9 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "bag", default_value="", description="recording to begin with; empty: wait for goals"
     ),
-    DeclareLaunchArgument("topic", default_value="", description="image topic of it; empty: all"),
+    DeclareLaunchArgument(
+        "topic", default_value="", description="image topic of it; empty: those of every camera"
+    ),
     DeclareLaunchArgument(
         "promote",
         default_value="",
