@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -54,6 +55,29 @@ class GoalFiles:
                     f"base; {go_on}"
                 )
         return "", f"there are no weights yet; {go_on}"
+
+    @property
+    def plan(self) -> Path:
+        """Of the run to go on with, if there is one."""
+        return self.folder / "finetune.json"
+
+    def base(self) -> str | None:
+        """The weights to begin with if none are named; None: those that come with the package.
+
+        A run to go on with keeps to what it began with. A new one gets what was promoted, under a
+        name of its own, for the next goal that is promoted takes the other. Raises OSError.
+        """
+        if self.plan.exists():
+            try:
+                base: str | None = json.loads(self.plan.read_text())["config"]["base"]
+            except (ValueError, LookupError, TypeError):  # damaged, as the training will say
+                return None
+            return base
+        if not self.promoted.is_file():
+            return None
+        kept = self.folder / "base.safetensors"
+        _keep(self.promoted, kept)
+        return str(kept)
 
     def promote(self, checkpoint: str) -> None:
         """Let the next goal begin with weights. Raises OSError."""

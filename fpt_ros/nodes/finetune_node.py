@@ -174,21 +174,20 @@ class FineTuneNode(Node):
         minutes = goal.budget_minutes or settings.budget_minutes
         if not 0 < minutes < math.inf:
             raise InvalidInputError(f"budget_minutes must be positive, got {minutes}")
-        default = str(files.promoted) if files.promoted.is_file() else None
         folder.mkdir(parents=True, exist_ok=True)
         return TrainingProcess(
             {
                 "out": str(folder),
                 "bag": list(goal.bags),
                 "topics": list(goal.topics),
-                "base": goal.base_checkpoint or settings.base_checkpoint or default,
+                "base": goal.base_checkpoint or settings.base_checkpoint or files.base(),
                 "rehearsal": settings.rehearsal or None,
                 "horizon_s": settings.horizon_s or None,
                 "minutes": minutes,
                 "forget_percent": settings.forget_percent,
                 "device": settings.device,
                 "threads": settings.num_threads,
-                "resume": (folder / "finetune.json").exists(),
+                "resume": files.plan.exists(),
                 "niceness": settings.niceness,
                 "promote": goal.promote,
             },

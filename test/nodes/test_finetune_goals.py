@@ -1,5 +1,6 @@
 """Goals of the fine-tuning node that are cancelled or promoted; their training is pretended."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import ClassVar
@@ -220,8 +221,11 @@ def test_what_the_predictor_took_over_is_the_next_base_whatever_becomes_of_its_f
         handle = desk.send(promote=True)
         training = desk.training(number)
         assert training.settings["promote"]
-        assert training.settings["base"] == (str(promoted) if number else None)
-        folder = Path(training.settings["out"])
+        folder, base = Path(training.settings["out"]), training.settings["base"]
+        if number:
+            assert Path(base).read_text() == f"weights {number - 1}"
+        else:
+            assert base is None
         tuned = folder / "tuned.safetensors"
         tuned.write_text(f"weights {number}")
         training.on_end({"outcome": OUTCOME | {"checkpoint": str(tuned)}})
@@ -231,6 +235,34 @@ def test_what_the_predictor_took_over_is_the_next_base_whatever_becomes_of_its_f
         assert promoted.read_text() == f"weights {number}"
     desk.send(base_checkpoint="mine.safetensors")
     assert desk.training(2).settings["base"] == "mine.safetensors"
+
+
+@pytest.mark.parametrize("before", ["weights", None])
+def test_a_run_goes_on_with_the_base_it_began_with_whatever_is_promoted_since(
+    desk, tmp_path, before
+):
+    promoted = tmp_path / "promoted.safetensors"
+    if before:
+        promoted.write_text(before)
+    first = desk.send(output_directory="run")
+    began = desk.training().settings
+    assert not began["resume"]
+    (tmp_path / "run" / "finetune.json").write_text(
+        json.dumps({"config": {"base": began["base"]}, "base_sha256": BASE_SHA256})
+    )
+    desk.cancel(first)
+    desk.result(first)
+    (tmp_path / "other").write_text("better weights")
+    (tmp_path / "other").replace(promoted)
+
+    desk.send(output_directory="run")
+    resumed = desk.training(1).settings
+    assert resumed["resume"]
+    assert resumed["base"] == began["base"]
+    if before:
+        assert Path(resumed["base"]).read_text() == before
+    else:
+        assert resumed["base"] is None
 
 
 @pytest.mark.parametrize(
