@@ -155,15 +155,15 @@ class FineTuneNode(Node):
         finally:
             self._process = None
         assert end is not None  # rclpy: a future without a value gives None
+        if "outcome" in end:
+            return await self._finished(handle, end["outcome"], files)
         if handle.is_cancel_requested:
             return self._canceled(handle, files)
-        if "outcome" not in end and self._ending:
+        if self._ending:
             checkpoint, kept = files.kept()
             return self._aborted(handle, f"the node is ending; {kept}", checkpoint)
-        if "outcome" not in end:
-            self._problem = end["error"]
-            return self._aborted(handle, self._problem)
-        return await self._finished(handle, end["outcome"], files)
+        self._problem = end["error"]
+        return self._aborted(handle, self._problem)
 
     def _start(
         self, handle: ServerGoalHandle, files: GoalFiles, ended: Future[dict[str, Any]]
@@ -254,6 +254,11 @@ class FineTuneNode(Node):
             before=[float(before) for before, _ in measures.values()],
             after=[float(after) for _, after in measures.values()],
         )
+        if handle.is_cancel_requested:  # too late for anything else
+            result.message = f"cancelled when all was done but to load it; {outcome['verdict']}"
+            self.get_logger().info(result.message)
+            handle.canceled()
+            return result
         if not outcome["promoted"]:
             result.message = outcome["verdict"]
         elif handle.request.promote:

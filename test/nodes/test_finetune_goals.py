@@ -195,6 +195,21 @@ def test_a_goal_that_is_cancelled_before_it_is_served_starts_nothing(desk, monke
     assert not Training.started
 
 
+def test_a_goal_that_is_cancelled_when_all_is_done_gives_what_there_is_and_loads_nothing(desk):
+    desk.offer_loading()
+    desk.model_info.publish(ModelInfo(weights_sha256=BASE_SHA256))
+    handle = desk.send(promote=True)
+    training = desk.training()
+    training.stop = lambda: training.on_end({"outcome": OUTCOME})  # it had said so before
+    assert desk.cancel(handle)
+    status, result = desk.result(handle)
+    assert status == GoalStatus.STATUS_CANCELED
+    assert (result.success, result.promoted) == (True, False)
+    assert (result.checkpoint, result.report) == (OUTCOME["checkpoint"], OUTCOME["report"])
+    assert result.message.startswith("cancelled when all was done")
+    assert not desk.loaded
+
+
 def test_while_the_predictor_changes_over_the_node_is_busy_and_the_goal_cannot_be_cancelled(desk):
     handle = desk.send(promote=True)
     desk.model_info.publish(ModelInfo(weights_sha256=BASE_SHA256))
