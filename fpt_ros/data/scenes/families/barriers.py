@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fpt_ros.data.scenes import parts, shapes
 from fpt_ros.data.scenes.builder import Body, SceneBuilder, turn
-from fpt_ros.data.scenes.families.mechanical import UPRIGHT, metal_look
+from fpt_ros.data.scenes.families.mechanical import UPRIGHT, metal_look, yawed
 from fpt_ros.data.scenes.layout import Layout
 
 
@@ -45,13 +46,16 @@ def _lying_hatch(b: SceneBuilder) -> Layout:
             across = (1 - np.abs(inward)) * half * k
             at = inward * half * 0.7 + across * [1, 1, 0] + [0, 0, 2 * t]
             b.box(leaf, [*strap[:2], 0.003], at, metal)
-        grip = b.body(leaf, 1.75 * inward * half + [0, 0, 2 * t])
+        grip = b.body(leaf, 1.5 * inward * half + [0, 0, 2 * t])
         if b.chance(0.5):
             b.mesh(grip, *shapes.torus(0.04, 0.007), metal, pos=[0, 0, 0.006])
         else:
             flat = b.body(grip, quat=turn([0, 1, 0], -np.pi / 2))
             parts.handle(b, flat, b.pick(["bar", "bow"]), 0, 0, 0, 0.3, metal, sign == 0)
-    return Layout("floor", (0, 0, focus + 0.1), 1.1 * max(x, y), x + 0.2, y + 0.2, 1.3, x + 0.3)
+    free = 1.9 * np.array([x, y]) + 0.05  # leaves lean beyond their hinges
+    return Layout(
+        "floor", (0, 0, focus + 0.1), 1.1 * max(x, y), x + 0.2, float(free[1]), 1.3, float(free[0])
+    )
 
 
 def _standing_hatch(b: SceneBuilder) -> Layout:
@@ -72,22 +76,21 @@ def _standing_hatch(b: SceneBuilder) -> Layout:
     frame = wall if kind == "chute" or b.chance(0.3) else b.material("plain")
     # the wall or door around, the frame of the opening, the dark behind
     beyond, above = b.uniform(1.5, 3.5) * min(y, 0.3), b.uniform(1.5, 3.0) * min(z, 0.25)
-    top = bottom + 2 * z
+    top, bar = bottom + 2 * z, 0.08 * min(y, z)
     for sign in (-1, 1):
         side = [-deep, sign * (y + beyond), (top + above) / 2]
         b.box(root, [deep, beyond, (top + above) / 2], side, wall)
-        bar = 0.08 * min(y, z)
         b.box(root, [deep * 1.3, bar, z], [-deep, sign * (y + bar), bottom + z], frame)
     b.box(root, [deep, y, above / 2], [-deep, 0, top + above / 2], wall)
     if bottom:
         b.box(root, [deep, y, bottom / 2], [-deep, 0, bottom / 2], wall)
     b.box(root, [deep * 1.3, y + 2 * bar, bar], [-deep, 0, top + bar], frame)
-    behind = -2 * deep - (2.2 if kind == "garage" else 1.2) * z
+    behind = -2.6 * deep - (2.2 if kind in ("cat", "garage") else 1.2) * z
     back = [behind, 0, (top + above) / 2]
     b.box(root, [0.005, y + beyond, back[2]], back, b.material("plain", "dark"))
     t, half_y = 0.3 * deep, y - 0.003
-    if kind == "garage":  # its middle rises while it tips, so that it ends below the lintel
-        carriage = b.body(root, [-t, 0, z], stem="carriage")
+    if kind == "garage":  # its middle rises behind the lintel while it tips, and ends below it
+        carriage = b.body(root, [-2.3 * deep - t, 0, z], stem="carriage")
         lift = b.slide(carriage, [0, 0, 1], 0.0, z, listed=False)
         panel = b.body(carriage, stem="panel")
         b.hinge(panel, [0, -1, 0], 0.0, 1.45, companions=((lift, 0.95 * z / 1.45),))
@@ -142,9 +145,8 @@ def _panel(
     centre = np.array([0.0, length / 2, (low + high) / 2])
     if kind in ("board", "panel"):
         b.box(body, [t, half_y, half_z], centre, look)
-        inset = b.material() if kind == "panel" else look
         if kind == "panel":
-            b.box(body, [1.2 * t, 0.8 * half_y, 0.85 * half_z], centre, inset)
+            b.box(body, [1.2 * t, 0.8 * half_y, 0.85 * half_z], centre, b.material())
         return
     bar = b.uniform(0.015, 0.03)
     across = 2 if kind == "slats" else 1  # the axis along which the bars are set out
@@ -186,24 +188,24 @@ def _garden_gate(b: SceneBuilder) -> Layout:
     outward = b.uniform(1.2, 1.6)
     both_ways = saloon or b.chance(0.4)
     for sign in [-1, 1] if double else [1 if b.chance(0.5) else -1]:
-        leaf = b.body(root, [0, sign * (width / 2 - 0.005), 0], stem="leaf")
+        leaf = b.body(root, [0, sign * (width / 2 - 0.02), 0], stem="leaf")
         b.hinge(leaf, [0, 0, sign], -outward if both_ways else 0.0, outward)
-        length = -sign * (width / 2 - 0.008 if double else width - 0.012)
+        length = -sign * (width / 2 - 0.024 if double else width - 0.04)
         _panel(b, leaf, kind, length, low, high, look)
         for z in (0.2, 0.8):
             middle = low + z * (high - low)
-            b.rod(leaf, [0, 0, middle - 0.04], [0, 0, middle + 0.04], 0.014, metal, rounded=False)
+            b.rod(leaf, [0, 0, middle - 0.04], [0, 0, middle + 0.04], 0.018, metal, rounded=False)
             if b.chance(0.5):
                 b.box(leaf, [0.022, 0.2 * abs(length), 0.015], [0, 0.2 * length, middle], metal)
         grip = b.pick(["bar", "knob", "bow", "none"])
-        parts.handle(b, leaf, grip, 0.02, 0.9 * length, 0.3 * low + 0.7 * high, 0.3, metal, True)
+        y = length + 0.02 * sign  # on the outermost picket or stile
+        parts.handle(b, leaf, grip, 0.008, y, 0.3 * low + 0.7 * high, 0.3, metal, True)
     return Layout("floor", (0, 0, 0.55 * high), 0.75 * width + 0.2, 0.7, width, 1.0, width)
 
 
 def _turnstile(b: SceneBuilder) -> Layout:
     """Arms that turn about a post, or on a slanted axle at the edge of a cabinet."""
-    root = b.body(None, quat=turn([0, 0, 1], b.rng.normal(0, 0.5)))
-    metal, base = metal_look(b), b.material()
+    root, metal, base = yawed(b, 0.5), metal_look(b), b.material()
     reach, high, thick = b.uniform(0.35, 0.6), b.uniform(0.75, 1.05), b.uniform(0.015, 0.03)
     slanted = b.chance(0.5)
     if slanted:
@@ -232,9 +234,8 @@ def _turnstile(b: SceneBuilder) -> Layout:
 
 
 def _barrier(b: SceneBuilder) -> Layout:
-    """A striped arm that rises at one end, with a counterweight and a forked rest."""
-    root = b.body(None, quat=turn([0, 0, 1], b.rng.normal(0, 0.3)))
-    side = 1 if b.chance(0.5) else -1
+    """A striped arm that rises about one end, with a counterweight and a post to lie on."""
+    root, side = yawed(b, 0.3), 1 if b.chance(0.5) else -1
     size = 1.0 if b.chance(0.6) else b.uniform(0.15, 0.4)
     length, high = b.uniform(0.9, 2.0) * size, b.uniform(0.7, 1.0) * size
     half = size * b.rng.uniform([0.1, 0.1], [0.18, 0.16])
@@ -264,8 +265,7 @@ def _bollards(b: SceneBuilder) -> Layout:
     """Posts in a row that sink into the ground or fold down."""
     count, pitch = int(b.rng.integers(1, 5)), b.uniform(0.35, 0.6)
     r, high = b.uniform(0.05, 0.11), b.uniform(0.45, 0.9)
-    folds = b.chance(0.45)
-    root = b.body(None, quat=turn([0, 0, 1], b.rng.normal(0, 0.3)))
+    folds, root = b.chance(0.45), yawed(b, 0.3)
     look = b.material(b.pick(["plain", "brushed", "stripes"]), b.pick(["vivid", "metal", "any"]))
     band, foot = b.material("plain", b.pick(["light", "vivid", "dark"])), metal_look(b)
     for k in range(count):
@@ -296,7 +296,7 @@ def _screen(b: SceneBuilder) -> Layout:
     fold, together = b.uniform(0.6, 1.6), b.chance(0.4)
     panel = b.body(None, [0, -0.5 * count * width, 0], turn([0, 0, 1], -b.uniform(0.0, fold / 2)))
     low = b.uniform(0.01, 0.05) * high
-    made: list[tuple[Body, int]] = []
+    made: list[tuple[Body, int, NDArray[np.float64]]] = []
     for k in range(count):
         _panel(b, panel, kind, width, low, high, look)
         for y in (0.06, 0.94):
@@ -304,15 +304,20 @@ def _screen(b: SceneBuilder) -> Layout:
         if k == count - 1:
             break
         edge = b.body(panel, [0, width + 0.012, 0], stem="panel")
+        sign = 1 if k % 2 == 0 else -1
+        axle = np.array([-0.022 * sign, -0.006, 0.0])  # at the faces that meet
         for z in (0.15, 0.85):
-            b.rod(edge, [0, 0, (z - 0.03) * high], [0, 0, (z + 0.03) * high], 0.014, metal)
-        made.append((edge, 1 if k % 2 == 0 else -1))
+            start, end = (np.add(axle, [0, 0, (z + dz) * high]) for dz in (-0.03, 0.03))
+            b.rod(edge, start, end, 0.012, metal)
+        made.append((edge, sign, axle))
         panel = edge
     others: tuple[tuple[str, float], ...] = ()
-    for edge, sign in reversed(made[1:]):
-        joint = b.hinge(edge, [0, 0, sign], 0.0, 2.3, rest=fold, listed=not together)
+    for edge, sign, axle in reversed(made[1:]):
+        listed = not together
+        joint = b.hinge(edge, [0, 0, sign], 0.0, 2.3, pos=axle, rest=fold, listed=listed)
         others += ((joint, 1.0),) if together else ()
-    b.hinge(made[0][0], [0, 0, made[0][1]], 0.0, 2.3, rest=fold, companions=others)
+    edge, sign, axle = made[0]
+    b.hinge(edge, [0, 0, sign], 0.0, 2.3, pos=axle, rest=fold, companions=others)
     long = count * width
     support = "floor" if high > 0.6 else "table"
     return Layout(

@@ -16,9 +16,10 @@ def _sign(b: SceneBuilder, body: Body, s: float, bar: int) -> None:
     along = np.eye(3)[bar]
     drop, half = b.uniform(0.1, 0.5) * s, np.full(3, 0.008) + 0.5 * s * along
     half[2] = b.uniform(0.2, 0.45) * s
-    for sign in (-0.8, 0.8):
-        top = sign * half[bar] * along
-        b.rod(body, top, top - [0, 0, drop], 0.006, metal_look(b))
+    rod = metal_look(b)
+    for share in (-0.8, 0.8):
+        top = share * half[bar] * along
+        b.rod(body, top, top - [0, 0, drop], 0.006, rod)
     at = [0, 0, -drop - half[2]]
     b.box(body, half, at, b.material(b.pick(["wood", "plain", "brushed", "any"])))
     face = np.where(np.arange(3) == 1 - bar, 1.15, 0.88) * half
@@ -40,7 +41,8 @@ def _pendant(b: SceneBuilder, body: Body, s: float) -> None:
         pot = shapes.lathe(open_profile(b, r, high, r * b.uniform(0.4, 0.9)))
         b.mesh(body, *pot, look, pos=[0, 0, base])
         if kind == "thing":
-            thing(b, b.body(body, [0, 0, base + 0.1 * high]), r)
+            size = min(r, 0.4 * (drop + 0.9 * high))  # bottles end below what it hangs from
+            thing(b, b.body(body, [0, 0, base + 0.1 * high]), size)
             return
         leaf = b.material("cloudy", [0.15, b.uniform(0.3, 0.6), 0.15])
         b.ball(body, [0.9 * r, 0.9 * r, 0.3 * r], [0, 0, -drop], leaf)
@@ -51,7 +53,7 @@ def _pendant(b: SceneBuilder, body: Body, s: float) -> None:
         return
     b.rod(body, [0, 0, 0], [0, 0, -drop], thin, cord)
     if kind == "ball":
-        b.ball(body, [r, r, r * b.uniform(0.8, 1.8)], [0, 0, -drop - 0.7 * r], look)
+        b.ball(body, [r, r, r * b.uniform(0.8, 1.4)], [0, 0, -drop - 0.7 * r], look)
         return
     waist, high = b.uniform(0.15, 0.6) * r, r * b.uniform(0.7, 1.6)
     outer = [[0, 0], [waist, 0], [b.uniform(0.5, 1.0) * r, -0.5 * high], [r, -high]]
@@ -65,7 +67,7 @@ def _mobile(b: SceneBuilder, body: Body, s: float) -> None:
     """Bars below one another, each turning about its cord, with balls and boxes at their ends."""
     cord = b.material("plain", b.pick(["dark", "metal", "wood"]))
     for level in range(int(b.rng.integers(1, 4))):
-        half, drop = s * 0.5 * 0.62**level, s * b.uniform(0.3, 0.45)
+        half, drop = s * 0.5 * 0.55**level, s * b.uniform(0.3, 0.45)
         bar = b.body(body, stem="bar")
         b.hinge(bar, [0, 0, 1], -2.5, 2.5, rest=b.uniform(-2, 2))
         b.rod(bar, [0, 0, 0], [0, 0, -drop], 0.006 * s + 0.001, cord)
@@ -75,9 +77,9 @@ def _mobile(b: SceneBuilder, body: Body, s: float) -> None:
             b.rod(bar, [end, 0, -drop], [end, 0, low], 0.006 * s + 0.001, cord)
             look = b.material(b.pick(["plain", "any"]), b.pick(["vivid", "any"]))
             if b.chance(0.5):
-                b.ball(bar, s * b.rng.uniform(0.08, 0.16, 3), [end, 0, low], look)
+                b.ball(bar, s * b.rng.uniform(0.06, 0.11, 3), [end, 0, low], look)
             else:
-                b.box(bar, s * b.rng.uniform([0.08, 0.02, 0.08], 0.16), [end, 0, low], look)
+                b.box(bar, s * b.rng.uniform([0.06, 0.02, 0.06], 0.11), [end, 0, low], look)
         body = b.body(bar, [0, 0, -drop])
 
 
@@ -133,7 +135,9 @@ def hanging(b: SceneBuilder) -> Layout:
         if make == "pendant":
             if count == 1 and b.chance(0.5):  # a cord swings every way
                 hung = b.body(hung, stem="hung")
-                b.hinge(hung, np.eye(3)[1 - axis], -0.25, 0.25)
+                # away from the wall behind a bracket; between the posts of a gallows
+                low, high = (-0.25, 0.05) if axis == 0 else (-0.15, 0.15)
+                b.hinge(hung, np.eye(3)[1 - axis], low, high)
             _pendant(b, hung, s)
         else:
             _sign(b, hung, s, axis)

@@ -47,15 +47,19 @@ def _open_book(b: SceneBuilder, body: Body, half: ArrayLike) -> None:
     share = b.uniform(0.3, 1.0)
     for sign, height in ((1, z), (-1, share * z)):
         b.box(body, [x * 0.98, y, height], [sign * x, 0, 0.003 + height], page)
-    for k in range(int(b.rng.integers(1, 3))):
-        leaf = b.body(body, [0, 0, 0.004 + 2 * z + 0.003 * k], stem="leaf")
-        low, high = 0.05 + 0.1 * k, np.pi - 0.05
-        b.hinge(leaf, [0, -1, 0], low, high, rest=b.uniform(low, high))
-        b.box(leaf, [x * 0.97, y, 0.001], [x, 0, 0], _pages(b))
-    for at in np.linspace(-0.6, 0.6, int(b.rng.integers(2, 5))) if b.chance(0.4) else ():
-        ring = shapes.torus(2 * z + 0.012, 0.0025, 18)
+    leaves = int(b.rng.integers(1, 3))
+    low, high = 0.05, np.pi / leaves - 0.05
+    under, at = body, [0, 0, 0.004 + 2 * z]
+    for _ in range(leaves):  # a leaf takes along the one on it, so that they never cross
+        under = b.body(under, at, stem="leaf")
+        b.hinge(under, [0, -1, 0], low, high, rest=b.uniform(low, high))
+        b.box(under, [x * 0.97, y, 0.001], [x, 0, 0], _pages(b))
+        at = [0, 0, 0]
+    if b.chance(0.4):  # a ring binder
+        ring, metal = shapes.torus(2 * z + 0.012, 0.0025, 18), b.material("brushed")
         upright = turn([1, 0, 0], np.pi / 2)
-        b.mesh(body, *ring, b.material("brushed"), pos=[0, at * y, 0.004], quat=upright)
+        for place in np.linspace(-0.6, 0.6, int(b.rng.integers(2, 5))):
+            b.mesh(body, *ring, metal, pos=[0, place * y, 0.004], quat=upright)
 
 
 def _standing_book(b: SceneBuilder, body: Body, half: ArrayLike) -> None:
@@ -69,7 +73,7 @@ def _standing_book(b: SceneBuilder, body: Body, half: ArrayLike) -> None:
         b.hinge(board, [0, 0, 1], low, high, rest=b.uniform(low, high))
         b.box(board, [x, 0.002, y], [x, sign * 0.002, y], cover)
         if sign > 0 or b.chance(0.5):
-            b.box(board, [x * 0.9, 0.3 * z, y * 0.93], [x * 0.95, -0.3 * z, y], _pages(b))
+            b.box(board, [x * 0.9, 0.3 * z, y * 0.93], [x * 0.95, -0.3 * sign * z, y], _pages(b))
 
 
 def _pile(b: SceneBuilder, root: Body, half: NDArray[np.float64]) -> Body:
@@ -157,28 +161,29 @@ def _hinged_case(b: SceneBuilder, root: Body) -> float:
     else:
         span = b.uniform(0.3, 0.75) * y
         _bail(b, lid, [x, 0, rise + 0.006], span, b.uniform(0.5, 0.95) * x, (-1.5, 1.5))
-    metal, s = b.material(b.pick(["plain", "brushed"]), "metal"), b.uniform(0.2, 0.3) * h
-    for sign in (-1, 1) if b.chance(0.8) else ():
-        clasp = b.body(root, [x + 0.001, sign * 0.6 * y, h - s], stem="clasp")
-        b.hinge(clasp, [0, 1, 0], 0.0, 2.6, rest=0.0 if b.chance(0.6) else b.uniform(0, 2.6))
-        b.box(
-            clasp, [0.003, b.uniform(0.04, 0.09) * y + 0.004, 0.8 * s], [0.003, 0, 0.8 * s], metal
-        )
+    if b.chance(0.8):
+        metal, s = b.material(b.pick(["plain", "brushed"]), "metal"), b.uniform(0.2, 0.3) * h
+        half = [0.003, b.uniform(0.04, 0.09) * y + 0.004, 0.8 * s]
+        for sign in (-1, 1):
+            clasp = b.body(root, [x + 0.001, sign * 0.6 * y, h - s], stem="clasp")
+            b.hinge(clasp, [0, 1, 0], 0.0, 2.6, rest=0.0 if b.chance(0.6) else b.uniform(0, 2.6))
+            b.box(clasp, half, [0.003, 0, 0.8 * s], metal)
     for _ in range(int(b.rng.integers(0, 4))):
         inside = b.body(root, [b.uniform(-0.5, 0.5) * x, b.uniform(-0.6, 0.6) * y, t])
-        thing(b, inside, 0.6 * min(h, x))
+        thing(b, inside, 0.42 * min(h, x))  # below the lid, bottles too
     return float(np.hypot(y, x + h))
 
 
 def _crate(b: SceneBuilder, root: Body) -> float:
-    """A crate, basket or tray: one handle that swings over it, or one at each end; two flaps."""
+    """A crate, basket or tray: a handle that swings over it, or one at each end and flaps."""
     x, y, h = b.rng.uniform([0.08, 0.1, 0.05], [0.18, 0.25, 0.22])
     look = b.material(b.pick(["plain", "wood", "weave", "planks", "any"]))
     parts.open_box(b, root, x, y, h, look)
     if b.chance(0.5):
-        reach = b.uniform(1.1, 1.6) * x
+        room, reach = 1.4 * h, b.uniform(1.2, 1.6) * x
         _bail(b, root, [0, 0, 0.9 * h], y + 0.012, reach, (-1.5, 1.5))
     else:
+        room = 0.7 * h  # what is inside stays below the flaps
         for sign in (-1, 1):
             end = b.body(root, [0, sign * (y + 0.003), 0.85 * h], turn([0, 0, 1], sign * np.pi / 2))
             _bail(b, end, [0, 0, 0], 0.5 * x, min(0.6 * h, 0.5 * x), (0.0, 1.5), out=True)
@@ -189,11 +194,11 @@ def _crate(b: SceneBuilder, root: Body) -> float:
             b.box(lid, [x, y / 2 - 0.001, 0.004], [0, -sign * y / 2, 0.004], wood)
     for _ in range(int(b.rng.integers(0, 5))):
         inside = b.body(root, [b.uniform(-0.5, 0.5) * x, b.uniform(-0.6, 0.6) * y, 0.008])
-        thing(b, inside, 0.6 * min(1.4 * h, x))
+        thing(b, inside, 0.6 * min(room, x))
     return float(np.hypot(y, x + h))
 
 
-def _trolley(b: SceneBuilder, root: Body) -> float:
+def _rolling_suitcase(b: SceneBuilder, root: Body) -> float:
     """An upright suitcase on wheels: a handle that pulls out, one that folds, a pocket."""
     x, y, h = b.rng.uniform([0.1, 0.16, 0.4], [0.16, 0.25, 0.65])
     shell, dark = b.material(b.pick(["plain", "weave", "any"])), b.material("plain", "dark")
@@ -208,7 +213,7 @@ def _trolley(b: SceneBuilder, root: Body) -> float:
     b.slide(grip, [0, 0, 1], 0.0, travel, rest=b.uniform(0, travel))
     metal, half = b.material("brushed", "metal"), b.uniform(0.25, 0.5) * y
     for sign in (-1, 1):
-        b.rod(grip, [0, sign * half, 0.02 - travel], [0, sign * half, 0.02], 0.008, metal)
+        b.rod(grip, [0, sign * half, -0.02 - travel], [0, sign * half, 0.02], 0.008, metal)
     b.rod(grip, [0, -half, 0.022], [0, half, 0.022], 0.014, dark)
     _bail(b, root, [0.1 * x, 0, top + 0.008], 0.35 * y, 0.45 * x, (0.0, 1.5))
     if b.chance(0.6):
@@ -222,10 +227,10 @@ def _trolley(b: SceneBuilder, root: Body) -> float:
 def storage_case(b: SceneBuilder) -> Layout:
     """Toolboxes, suitcases, crates: lids, clasps, handles that fold, swing or pull out."""
     root = b.body(None, quat=turn([0, 0, 1], b.rng.normal(0, 0.5)))
-    makers = (_hinged_case, _hinged_case, _crate, _trolley)
+    makers = (_hinged_case, _hinged_case, _crate, _rolling_suitcase)
     maker = makers[int(b.rng.integers(3 if b.compact else 4))]
     size = maker(b, root)
-    if maker is _trolley:
+    if maker is _rolling_suitcase:
         return Layout("floor", (0, 0, 0.6 * size), 0.8 * size, 0.4, 0.4, np.pi, 0.3)
     support = "table" if b.compact or b.chance(0.7) else "floor"
     return Layout(support, (0, 0, 0.3 * size), 0.85 * size, size, size, 1.2, size)
@@ -236,19 +241,32 @@ def _dial(b: SceneBuilder, parent: Body, at: ArrayLike, r: float, look: str, mar
     knob = b.body(parent, at, stem="knob")
     b.hinge(knob, [1, 0, 0], -2.3, 2.3, rest=b.uniform(-1.5, 1.5))
     b.rod(knob, [0, 0, 0], [0.018, 0, 0], r, look, rounded=False)
+    face = 0.018
     if b.chance(0.5):
-        b.box(knob, [0.006, 0.22 * r, 0.95 * r], [0.022, 0, 0], look)
-    b.box(knob, [0.001, 0.12 * r, 0.35 * r], [0.0285, 0, 0.55 * r], mark)
+        b.box(knob, [0.006, 0.22 * r, 0.95 * r], [face + 0.004, 0, 0], look)
+        face += 0.01
+    b.box(knob, [0.001, 0.12 * r, 0.35 * r], [face, 0, 0.55 * r], mark)
     b.rod(parent, at, np.add(at, [0.002, 0, 0]), 1.25 * r, mark, rounded=False)
 
 
-def _rack(b: SceneBuilder, parent: Body, at: ArrayLike, x: float, y: float, slides: bool) -> None:
-    """A wire rack, basket or drawer, its front at the origin, reaching back to -2 x."""
+def _rack(
+    b: SceneBuilder,
+    parent: Body,
+    at: ArrayLike,
+    half: tuple[float, float],
+    room: float,
+    slides: bool,
+) -> None:
+    """A wire rack, basket or drawer, its front at the origin, with things on it.
+
+    half: half sizes along x and y (m). room: free height above its floor (m).
+    """
+    x, y = half
     rack = b.body(parent, at, stem="rack")
     if slides:
         b.slide(rack, [1, 0, 0], 0.0, 1.6 * x, rest=b.uniform(0, 1.6 * x))
     look = b.material("plain", b.pick(["metal", "light", "dark"]))
-    height = b.uniform(0.05, 0.12) if b.chance(0.6) else 0.0
+    height = min(b.uniform(0.05, 0.12), 0.7 * room) if b.chance(0.6) else 0.0
     if height and b.chance(0.4):
         parts.open_box(b, rack, x, y, height, look, centre=(-x, 0, 0))
     else:
@@ -260,8 +278,8 @@ def _rack(b: SceneBuilder, parent: Body, at: ArrayLike, x: float, y: float, slid
             if height:
                 b.rod(rack, [0, k * y, 0.004], [0, k * y, height], 0.0025, look)
     for _ in range(int(b.rng.integers(0, 4))):
-        on = b.body(rack, [-x * b.uniform(0.4, 1.6), b.uniform(-0.7, 0.7) * y, 0.008])
-        thing(b, on, b.uniform(0.3, 0.5) * y)
+        on = b.body(rack, [-x * b.uniform(0.6, 1.4), b.uniform(-0.7, 0.7) * y, 0.008])
+        thing(b, on, min(b.uniform(0.3, 0.5) * y, 0.4 * room))  # bottles have room, too
 
 
 def oven(b: SceneBuilder) -> Layout:
@@ -293,9 +311,9 @@ def oven(b: SceneBuilder) -> Layout:
         b.slide(box, [1, 0, 0], 0.0, 0.7 * d)
         half = [t / 2, w / 2 - 0.002, drawer / 2 - 0.019]
         b.box(box, half, [t / 2, 0, drawer / 2 - 0.016], front)
-        tray = (0.45 * d, w / 2 - 1.5 * t, 0.6 * drawer)
+        tray = (0.45 * d, w / 2 - 1.5 * t, 0.45 * drawer)
         parts.open_box(b, box, *tray, dark, 0.006, (-0.45 * d, 0, t))
-        parts.handle(b, box, b.pick(["bar", "lip", "recess"]), t, 0, 0.6 * drawer, w, metal, False)
+        parts.handle(b, box, b.pick(["bar", "lip", "recess"]), t, 0, 0.45 * drawer, w, metal, False)
         b.box(root, [d / 2 - 0.002, w / 2 - t, 0.014], [-d / 2, 0, z0 - 0.015], shell)
     count = int(b.rng.integers(1, 5))
     size, mark = min(b.uniform(0.25, 0.38) * strip, 0.3 * w / count), b.material("plain", "light")
@@ -359,5 +377,7 @@ def _oven_door(
     span = 2 * (half_y if falls else half_z)
     x, y, z = np.add(centre, free).tolist()
     parts.handle(b, door, kind, x, y, z, span, metal, upright=not falls)
-    for level in np.linspace(0.12, 0.65, int(b.rng.integers(1, 4))):
-        _rack(b, root, [-0.02, 0, z0 + 0.02 + level * (z1 - z0)], 0.44 * d, 0.9 * half_y, pulled)
+    count = int(np.clip((z1 - z0) / 0.12, 1, b.rng.integers(1, 4)))
+    levels = z0 + np.append(np.linspace(0.2, 0.7, count), 1.0) * (z1 - z0)
+    for low, high in itertools.pairwise(levels.tolist()):
+        _rack(b, root, [-0.02, 0, low], (0.44 * d, 0.9 * half_y), high - low - 0.02, pulled)

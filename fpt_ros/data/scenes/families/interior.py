@@ -41,7 +41,7 @@ def office_chair(b: SceneBuilder) -> Layout:
         b.slide(seat, [0, 0, 1], -0.08, 0.08, rest=b.uniform(-0.08, 0.08))
     seat = b.body(seat, stem="seat")
     b.hinge(seat, [0, 0, 1], -2.5, 2.5, rest=b.uniform(-1, 1))
-    b.rod(seat, [0, 0, -0.55 * h], [0, 0, 0], 0.018, metal, rounded=False)
+    b.rod(seat, [0, 0, -0.6 * h], [0, 0, 0], 0.018, metal, rounded=False)
     thick = b.uniform(0.025, 0.07)
     if b.chance(0.3):  # a stool
         b.rod(seat, [0, 0, 0], [0, 0, thick], w, cloth, rounded=False)
@@ -76,7 +76,7 @@ def office_chair(b: SceneBuilder) -> Layout:
 
 
 def _screen(b: SceneBuilder, body: Body, half_y: float, half_z: float, z: float) -> None:
-    """A thin panel with a picture on its front, which lies a little before x = 0."""
+    """A thin panel with a picture on its front; its back is at x = 0, its middle at `z`."""
     rim, t = b.uniform(0.004, 0.03), b.uniform(0.006, 0.014)
     shell = b.material("plain", b.pick(["dark", "dark", "light", "metal", "grey"]))
     picture = b.material(b.pick(["poster", "gradient", "label"]), "any", emission=b.uniform(0, 0.3))
@@ -84,8 +84,11 @@ def _screen(b: SceneBuilder, body: Body, half_y: float, half_z: float, z: float)
     b.box(body, [0.0008, half_y - rim, half_z - rim], [2 * t, 0, z], picture)
 
 
-def _monitor(b: SceneBuilder) -> float:
-    """A screen or tablet on a column: it rises, swivels, tilts, and perhaps turns upright."""
+def _monitor(b: SceneBuilder) -> tuple[float, float]:
+    """A screen or tablet on a column: it rises, swivels, tilts, and perhaps turns upright.
+
+    Returns, as the others do, its height and half width (m).
+    """
     w = b.uniform(0.18, 0.34) if b.chance(0.6) else b.uniform(0.09, 0.14)
     h = w * b.uniform(0.5, 0.8)
     root = b.body(None, quat=turn([0, 0, 1], b.uniform(-0.5, 0.5)))
@@ -101,7 +104,7 @@ def _monitor(b: SceneBuilder) -> float:
             rounded=False,
         )
     else:
-        b.box(root, [0.3 * w + 0.02, b.uniform(0.35, 0.6) * w, 0.006], [0, 0, 0.006], metal)
+        b.box(root, [0.3 * w + 0.02, b.uniform(0.35, 0.6) * w, 0.006], [-0.03, 0, 0.006], metal)
     b.rod(root, [-0.05, 0, 0], [-0.05, 0, up + 0.3 * h], 0.014, metal, rounded=False)
     neck = b.body(root, [-0.05, 0, up], stem="neck")
     if b.chance(0.5):
@@ -109,17 +112,18 @@ def _monitor(b: SceneBuilder) -> float:
     neck = b.body(neck, stem="neck")
     b.hinge(neck, [0, 0, 1], -0.9, 0.9, rest=b.uniform(-0.4, 0.4))
     b.rod(neck, [0, 0, -0.02], [0, 0, 0.02], 0.02, metal, rounded=False)
-    b.rod(neck, [0, 0, 0], [0.04, 0, 0], 0.012, metal)
-    head = b.body(neck, [0.04, 0, 0], stem="head")
+    ahead = 0.03 + 0.2 * w  # so far that the tilted screen clears the column
+    b.rod(neck, [0, 0, 0], [ahead, 0, 0], 0.012, metal)
+    head = b.body(neck, [ahead, 0, 0], stem="head")
     b.hinge(head, [0, 1, 0], -0.4, 0.2, rest=b.uniform(-0.2, 0.1))
-    if w < up - 0.03:
+    if np.hypot(w, h) < up - 0.03:
         head = b.body(head, stem="head")
         b.hinge(head, [1, 0, 0], 0.0, np.pi / 2)
     _screen(b, head, w, h, 0.0)
-    return up + h
+    return up + h, w
 
 
-def _picture_frame(b: SceneBuilder) -> float:
+def _picture_frame(b: SceneBuilder) -> tuple[float, float]:
     """A frame, calendar or tablet that leans on a strut: the further back, the wider it stands."""
     w, h = b.rng.uniform(0.06, 0.18, 2)
     root = b.body(None, [0, 0, 0.002], turn([0, 0, 1], b.uniform(-0.6, 0.6)))
@@ -134,10 +138,10 @@ def _picture_frame(b: SceneBuilder) -> float:
     b.box(
         strut, [0.0015, width, f / 2], [-0.0015, 0, -f / 2], b.material(b.pick(["plain", "wood"]))
     )
-    return 2 * h
+    return 2 * h, w
 
 
-def _mirror(b: SceneBuilder) -> float:
+def _mirror(b: SceneBuilder) -> tuple[float, float]:
     """A round or square mirror that tilts between the arms of a fork, which turns on a foot."""
     r = b.uniform(0.07, 0.14)
     h, foot = r * b.uniform(1.3, 2.2), b.uniform(0.5, 0.9) * r
@@ -163,21 +167,18 @@ def _mirror(b: SceneBuilder) -> float:
     plate, inner = _tall(r, r, 0.98 * corner, 0.012), _tall(0.9 * r, 0.9 * r, 0.88 * corner, 0.002)
     b.mesh(pane, *plate, metal, pos=[0.006, 0, 0], smooth=False)
     b.mesh(pane, *inner, glass, pos=[0.0075, 0, 0], smooth=False)
-    return h + r
+    return h + r, 1.12 * r
 
 
 def display(b: SceneBuilder) -> Layout:
     """Monitors, tablets, picture frames and mirrors that tilt and swivel on their foot."""
     makers = (_monitor, _monitor, _picture_frame, _mirror)
-    high = makers[int(b.rng.integers(len(makers)))](b)
+    high, half = makers[int(b.rng.integers(len(makers)))](b)
     for _ in range(int(b.rng.integers(0, 3))):
-        at = [
-            b.uniform(-0.2, 0.1),
-            (0.6 * high + b.uniform(0.1, 0.2)) * (1 if b.chance(0.5) else -1),
-            0,
-        ]
+        aside = half + b.uniform(0.1, 0.2)
+        at = [b.uniform(-0.2, 0.1), aside if b.chance(0.5) else -aside, 0]
         thing(b, b.body(None, at), 0.09)
-    return Layout("table", (0, 0, 0.55 * high), 0.75 * high, 0.3, 0.6 * high, 1.5, 0.6 * high)
+    return Layout("table", (0, 0, 0.55 * high), 0.75 * high, 0.3, half + 0.05, 1.5, 0.6 * high)
 
 
 def _bench(b: SceneBuilder) -> Layout:
@@ -204,9 +205,8 @@ def _bench(b: SceneBuilder) -> Layout:
         b.hinge(leaf, [0, -1, 0], 0.0, 1.0)
         b.box(leaf, [x - rim - 0.003, y - rim - 0.002, t], [x - rim, 0, -t], b.material())
     for _ in range(int(b.rng.integers(0, 4))):
-        thing(
-            b, b.body(root, [-x + b.uniform(-0.5, 0.5) * x, b.uniform(-0.7, 0.7) * y, 0.015]), 0.15
-        )
+        inside = b.body(root, [-x * b.uniform(0.5, 1.5), b.uniform(-0.7, 0.7) * y, 0.015])
+        thing(b, inside, min(0.15, 0.4 * h))  # below the lid, bottles too
     return Layout("floor", (-x, 0, 0.8 * h), 0.7 * w, 0.5, y, 1.3, d + 0.3)
 
 
@@ -223,16 +223,9 @@ def toilet(b: SceneBuilder) -> Layout:
     vertices, faces = shapes.lathe(open_profile(b, r, h, 0.6 * r), 32)
     b.mesh(root, vertices * [long, 1, 1], faces, china)
     rear, deep = -long * r, b.uniform(0.07, 0.1)
-    water = b.rng.uniform([0.25, 0.3], [0.45, 0.6]) * h
-    b.rod(
-        root,
-        [0, 0, water[0]],
-        [0, 0, water[0] + 0.002],
-        0.7 * r,
-        b.material("plain", "grey"),
-        rounded=False,
-    )
-    b.box(root, [deep + 0.05, 0.6 * r, h / 2 - 0.001], [rear - deep + 0.05, 0, h / 2], china)
+    water = b.material("plain", "grey")
+    b.ball(root, [0.68 * long * r, 0.68 * r, 0.002], [0, 0, b.uniform(0.25, 0.45) * h], water)
+    b.box(root, [deep + 0.02, 0.6 * r, h / 2 - 0.001], [rear - deep + 0.02, 0, h / 2], china)
     tank, wide = b.uniform(0.15, 0.19), r * b.uniform(0.95, 1.2)
     back = rear - 0.05 - deep
     b.box(root, [deep, wide, tank], [back, 0, h + tank], china)
@@ -249,19 +242,18 @@ def toilet(b: SceneBuilder) -> Layout:
         b.rod(flush, [0.025, 0, 0], [0.025, -0.1, 0], 0.009, metal)
     at, rise = [rear, 0, h + 0.004], 0.016
     seat = b.body(root, at, stem="seat")
-    mode = b.pick(
-        ["lid", "seat", "both", "both"]
-    )  # what moves; "both": the seat takes the lid along
+    # what moves; "both": the seat takes the lid along
+    mode = b.pick(["lid", "seat", "both", "both"])
     if mode != "lid":
-        b.hinge(seat, [0, -1, 0], 0.0, 0.65 if mode == "both" else 1.55)
+        b.hinge(seat, [0, -1, 0], 0.0, 0.65 if mode == "both" else 1.5)
     vertices, faces = shapes.torus(0.8 * r, 0.22 * r, 32)
     vertices = vertices * [long, 1, rise / (0.44 * r)] + [-rear, 0, rise / 2]
     b.mesh(seat, vertices, faces, cover, solid=False)
     if mode == "seat":
-        lid = b.body(root, at, turn([0, -1, 0], 1.6), stem="lid")
+        lid = b.body(root, [rear - rise, 0, h + 0.004], turn([0, -1, 0], 1.55), stem="lid")
     else:
         lid = b.body(seat, [0, 0, rise], stem="lid")
-        b.hinge(lid, [0, -1, 0], 0.0, 0.95 if mode == "both" else 1.6)
+        b.hinge(lid, [0, -1, 0], 0.0, 0.85 if mode == "both" else 1.5)
     dome = np.array([[0, 0], [1.04 * r, 0], [1.04 * r, 0.01], [0.9 * r, 0.02], [0, 0.022]])
     vertices, faces = shapes.lathe(dome, 32)
     b.mesh(lid, vertices * [long, 1, 1] + [-rear, 0, 0], faces, cover)

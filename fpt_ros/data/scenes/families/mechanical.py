@@ -13,7 +13,8 @@ UPRIGHT = turn([1, 0, 0], np.pi / 2)
 """Turns a prism so that its outline is (x, z) and it reaches towards -y."""
 
 
-def _yawed(b: SceneBuilder, spread: float) -> Body:
+def yawed(b: SceneBuilder, spread: float) -> Body:
+    """A body turned about z by a random angle with standard deviation `spread` (rad)."""
     return b.body(None, quat=turn([0, 0, 1], b.rng.normal(0, spread)))
 
 
@@ -79,7 +80,7 @@ def wheel(b: SceneBuilder) -> Layout:
         r *= 0.5
         stem *= 0.5
         half = np.array([b.uniform(1, 3), 1.6 * count, b.uniform(1.5, 3)]) * r
-        root = _yawed(b, 0.4)
+        root = yawed(b, 0.4)
         b.box(root, half, [0, 0, half[2]], base)
         if b.chance(0.4):
             facing, level = 0.0, 2 * half[2]
@@ -90,7 +91,7 @@ def wheel(b: SceneBuilder) -> Layout:
         reach = float(np.linalg.norm(half))
         layout = Layout("table", (0, 0, half[2]), 1.1 * reach, reach, reach, 1.2, reach)
     elif mount == "post":
-        root, h, thick = _yawed(b, 0.5), b.uniform(3.0, 6.0) * r, r * b.uniform(0.12, 0.3)
+        root, h, thick = yawed(b, 0.5), b.uniform(3.0, 6.0) * r, r * b.uniform(0.12, 0.3)
         facing = b.uniform(0.0, np.pi / 2)
         b.rod(root, [0, 0, thick], [0, 0, h], thick, base)
         b.box(root, [b.uniform(0.5, 1.2) * r, b.uniform(0.5, 1.2) * r, 0.02], [0, 0, 0.02], base)
@@ -99,7 +100,7 @@ def wheel(b: SceneBuilder) -> Layout:
         support = "table" if b.compact or r < 0.1 else "floor"
         layout = Layout(support, (0, 0, h - 0.3 * r), 2.2 * r, 3 * r, 2 * r, 1.3, 1.5 * r)
     else:
-        root, thick = _yawed(b, 0.4), r * b.uniform(0.25, 0.5)
+        root, thick = yawed(b, 0.4), r * b.uniform(0.25, 0.5)
         level = 1.4 * r + 0.02
         facing = b.uniform(0.0, np.pi / 2)
         b.rod(root, [0, -3 * r, level], [0, 3 * r, level], thick, metal, rounded=False)
@@ -122,16 +123,16 @@ def wheel(b: SceneBuilder) -> Layout:
 
 
 def _seesaw(b: SceneBuilder) -> Layout:
+    """A plank on a wedge or trestle, from a toy to a playground's."""
     half, h, wide = b.uniform(0.45, 1.1), b.uniform(0.2, 0.42), b.uniform(0.06, 0.16)
     if b.compact or b.chance(0.3):
         half, h, wide = 0.3 * half, 0.3 * h, 0.3 * wide
-    root, base = _yawed(b, 0.4), b.material()
+    root, base = yawed(b, 0.4), b.material()
     look = b.material(b.pick(["wood", "planks", "plain"]), b.pick(["any", "vivid"]))
     t = 0.08 * h
     if b.chance(0.5):
         outline = [[-0.7 * h, 0], [0.7 * h, 0], [0, h - t]]
-        quat = turn([0, 0, 1], np.pi / 2)
-        stand = b.body(root, quat=quat)
+        stand = b.body(root, quat=turn([0, 0, 1], np.pi / 2))
         at = [0, 0.8 * wide, 0]
         wedge = shapes.prism(outline, 1.6 * wide)
         b.mesh(stand, *wedge, base, pos=at, quat=UPRIGHT, smooth=False)
@@ -152,7 +153,7 @@ def _seesaw(b: SceneBuilder) -> Layout:
             b.rod(plank, [0, y, 0], [0, y, top], 0.06 * h, grip)
             b.rod(plank, [-wide, y, top], [wide, y, top], 0.06 * h, grip)
         if b.chance(0.6):
-            thing(b, b.body(plank, [0, sign * 0.85 * half, t]), b.uniform(1.0, 2.0) * wide)
+            thing(b, b.body(plank, [0, sign * 0.85 * half, t]), b.uniform(0.8, 1.3) * wide)
     support = "floor" if half > 0.4 else "table"
     return Layout(support, (0, 0, 0.6 * h), 0.85 * half, half, half, 1.3, 0.6 * half)
 
@@ -162,7 +163,7 @@ def _scale(b: SceneBuilder) -> Layout:
     half, hung = b.uniform(0.1, 0.25), b.chance(0.6)
     drop = half * (b.uniform(0.7, 1.4) if hung else b.uniform(0.2, 0.4))
     h = drop + 0.6 * half if hung else 0.6 * half
-    root, metal = _yawed(b, 0.4), metal_look(b)
+    root, metal = yawed(b, 0.4), metal_look(b)
     look = metal if b.chance(0.5) else b.material()
     b.rod(root, [0, 0, 0], [0, 0, 0.12 * half], 0.5 * half, look, rounded=False)
     b.rod(root, [0, 0, 0], [0, 0, h], 0.07 * half, look, rounded=b.chance(0.5))
@@ -183,21 +184,26 @@ def _scale(b: SceneBuilder) -> Layout:
         if not hung:
             b.rod(pan, [0, 0, 0], [0, 0, drop], 0.08 * half, metal)
         if b.chance(0.5):
-            thing(b, b.body(pan, [0, 0, z + 0.03 * r]), b.uniform(0.5, 1.0) * r)
+            size = b.uniform(0.5, 1.0) * r
+            if hung:
+                size = min(size, 0.4 * drop)  # bottles end below the beam
+            thing(b, b.body(pan, [0, 0, z + 0.03 * r]), size)
     tilt = b.uniform(0.25, 0.4)
     b.hinge(beam, [1, 0, 0], -tilt, tilt, rest=b.uniform(-tilt, tilt), companions=tuple(pans))
     return Layout("table", (0, 0, 0.6 * h), 1.5 * half, half + 0.1, 2 * half, 1.2, half)
 
 
 def _rocker(b: SceneBuilder) -> Layout:
-    """A cradle, seat or board on curved runners, which rolls about their centre."""
+    """A cradle, seat, horse or board on curved runners that roll on the floor."""
     r, arc, wide = b.uniform(0.3, 0.7), b.uniform(0.5, 0.75), b.uniform(0.12, 0.25)
     thick = b.uniform(0.012, 0.02)
     root = b.body(None, [0, 0, r + thick], turn([0, 0, 1], b.uniform(-1.6, 1.6)))
     look = b.material(b.pick(["wood", "wood", "plain"]))
     seat = look if b.chance(0.5) else b.material()
-    body = b.body(root, stem="rocker")
-    b.hinge(body, [0, 1, 0], -0.6 * arc, 0.6 * arc, rest=b.uniform(-0.3, 0.3) * arc)
+    middle = b.body(root, stem="middle")  # of the runners' circle, which rolls without slipping
+    rolls = ((b.slide(middle, [1, 0, 0], -r, r, listed=False), r),)
+    body, limit = b.body(middle, stem="rocker"), 0.6 * arc
+    b.hinge(body, [0, 1, 0], -limit, limit, rest=b.uniform(-0.5, 0.5) * limit, companions=rolls)
     angles = np.linspace(-arc, arc, 9)
     curve = r * np.stack([np.sin(angles), 0 * angles, -np.cos(angles)], -1)
     for side in ([0, wide, 0], [0, -wide, 0]):
@@ -310,7 +316,7 @@ def trolley(b: SceneBuilder) -> Layout:
         middle = (0.0, 0.0, deck) if tray is cart else (-x, 0.0, 0.002)
         parts.open_box(b, tray, x, y, b.uniform(0.1, 0.25), look, 0.012, middle)
         if b.chance(0.6):
-            thing(b, b.body(tray, np.add(middle, [0, 0, 0.013])), 1.2 * y)
+            thing(b, b.body(tray, np.add(middle, [0, 0, 0.013])), 0.9 * y)
         pull = b.body(cart, [-x - 0.01, 0, deck - 0.02], stem="pull")
         b.hinge(pull, [0, 1, 0], -0.1, 1.1, rest=b.uniform(0.0, 1.0))
         long = b.uniform(0.4, 0.7)
