@@ -22,6 +22,7 @@ from ruamel.yaml.error import YAMLError
 
 from fpt_ros.bag_mcap import McapRemains
 from fpt_ros.bag_sqlite import SqliteRemains
+from fpt_ros.core.errors import machine_trouble
 from fpt_ros.sqlite_pages import looks_finished
 
 MAX_EXPANDED_BYTES = 256 << 20
@@ -32,7 +33,6 @@ _SMALL_FILE_BYTES = 64 << 20
 """Up to this size it does not matter."""
 _SPARE_DISK_BYTES = 256 << 20
 _MAX_IDLE_FILES = 4
-TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)  # no damage of a file
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # serialised messages never begin like this
 
@@ -73,7 +73,8 @@ class BagFiles:
     Each is opened when its time comes, and the few used last stay open: a day in parts of a minute
     is more files than a process may have, and expanded, more than a disk may hold.
 
-    Raises OSError, or whatever the parser meets, from the constructor, when nothing can be read.
+    Raises whatever the parser meets from the constructor, when nothing can be read; and wherever
+    the machine, and not a file, is to blame, OSError (see `machine_trouble`): that is no damage.
     """
 
     def __init__(self, path: Path, scratch: Path | None = None) -> None:
@@ -132,7 +133,7 @@ class BagFiles:
                 times_ns = reader.start_time, reader.end_time
                 part = Part(file, list(reader.connections), reader.message_count, *times_ns)
         except Exception as error:  # the parser meets untrusted bytes and raises many types
-            if must_open or (isinstance(error, OSError) and error.errno in TOO_MANY_OPEN):
+            if must_open or machine_trouble(error):
                 raise
             self._damages.append(f"{file.name} cannot be read: {error or type(error).__name__}")
         else:
@@ -202,7 +203,7 @@ class BagFiles:
                 yield item
         except Exception as error:  # the parser meets untrusted bytes and raises many types
             file = getattr(reader, "path", None)
-            if not isinstance(file, Path) or file.suffix != ".db3":
+            if machine_trouble(error) or not isinstance(file, Path) or file.suffix != ".db3":
                 raise
             damage = f"{name} is damaged, and read without what that concerns: {error}"
             if damage not in self._damages:
@@ -232,7 +233,8 @@ def _storage_files(path: Path, damages: list[str]) -> tuple[list[Path], int]:
         raise FileNotFoundError("no such file or folder")
     if path.is_file():
         return [path], 0
-    found = sorted(file for file in path.iterdir() if is_storage_file(file))
+    named = sorted(file for file in path.iterdir() if is_storage_file(file))
+    found = [file for file in named if file.is_file()]
     metadata = path / "metadata.yaml"
     if metadata.is_file():
         try:
@@ -255,6 +257,7 @@ def _storage_files(path: Path, damages: list[str]) -> tuple[list[Path], int]:
             "no metadata.yaml: the recording may not have been closed; its files are read, and "
             f"`ros2 bag reindex {path.name}` lets ROS 2 read them too"
         )
+        damages += [f"{file.name} is not there" for file in named if file not in found]  # a link
         return found, 0
     raise FileNotFoundError("the folder holds neither metadata.yaml nor a .mcap or .db3 file")
 
@@ -263,16 +266,22 @@ def _expanded(file: Path, stack: ExitStack, scratch: Path | None, damages: list[
     """Decompress a file, as far as it goes, into a temporary folder: databases are no streams."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fpt_bag_", dir=scratch)))
     plausible = max(_SMALL_FILE_BYTES, _MAX_FILE_RATIO * file.stat().st_size)
-    limit = min(plausible, shutil.disk_usage(folder).free - _SPARE_DISK_BYTES)
+    room = max(0, shutil.disk_usage(folder).free - _SPARE_DISK_BYTES)
     plain = folder / file.stem
     written = 0
     with zstd.open(file, "rb") as source, plain.open("wb") as target:
         while block := _next_block(source, file.name, damages):
             written += len(block)
-            if written > limit:
+            if written > plausible:
+                raise ValueError(
+                    f"{file.name} expands to more than {plausible / 1e6:.0f} MB: more than "
+                    f"{_MAX_FILE_RATIO} times its size"
+                )
+            if written > room:
                 raise OSError(
-                    f"{file.name} expands to more than {max(limit, 0) / 1e6:.0f} MB: more than "
-                    f"{_MAX_FILE_RATIO} times its size, or than {folder.parent} can hold"
+                    errno.ENOSPC,
+                    f"{file.name} expands to more than the {room / 1e6:.0f} MB that "
+                    f"{folder.parent} has to spare",
                 )
             target.write(block)
     return plain
@@ -334,7 +343,7 @@ def _reader(file: Path, stack: ExitStack, damages: list[str]) -> FileReader:
                 return reader
             claimed = reader.message_count
     except Exception as error:  # the parser meets untrusted bytes and raises many types
-        if file.suffix not in (".db3", ".mcap"):
+        if machine_trouble(error) or file.suffix not in (".db3", ".mcap"):
             raise
         reason = f" ({error or type(error).__name__})"
     remains, extent = (_sqlite_remains if file.suffix == ".db3" else _mcap_remains)(file, stack)

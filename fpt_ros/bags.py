@@ -4,6 +4,7 @@ Messages stay serialised (CDR) from end to end: reading costs no decoding, and n
 untrusted bag defines is compiled or executed.
 """
 
+import errno
 import os
 import re
 import struct
@@ -18,8 +19,8 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from fpt_ros.bag_files import TOO_MANY_OPEN, BagFiles
-from fpt_ros.core.errors import FptError, InvalidInputError
+from fpt_ros.bag_files import BagFiles
+from fpt_ros.core.errors import FptError, InvalidInputError, machine_trouble
 from fpt_ros.share import shared_folder
 
 TYPE_NAME = re.compile(r"[a-z][a-z0-9_]*/msg/[A-Z][A-Za-z0-9]*")
@@ -47,6 +48,8 @@ class BagReader:
 
     Raises:
         BagError: from any method; names the file and the reason.
+        OSError: likewise, where not the recording but the machine is to blame: a full disk, a drive
+            that is gone, too many open files.
     """
 
     def __init__(self, path: Path | str, scratch: Path | None = None) -> None:
@@ -55,7 +58,7 @@ class BagReader:
         try:
             self._files = BagFiles(self.path, scratch)
         except Exception as error:  # the parser meets untrusted bytes and raises many types
-            raise _bag_error(self.path, error) from error
+            raise _read_error(self.path, error) from error
         filled = [part for part in self._files.parts if part.message_count]
         self.message_count = sum(part.message_count for part in filled)
         self.start_ns = min((part.start_ns for part in filled), default=0)
@@ -93,7 +96,7 @@ class BagReader:
         except GeneratorExit:
             raise
         except Exception as error:
-            raise _bag_error(self.path, error) from error
+            raise _read_error(self.path, error) from error
 
     def close(self) -> None:
         """Close the files, and remove what they were expanded to."""
@@ -120,11 +123,19 @@ def _merged_topics(connections: Iterator[Connection]) -> dict[tuple[str, str], B
     return topics
 
 
-def _bag_error(path: Path, error: Exception) -> BagError:
-    reason = str(error) or type(error).__name__
-    if isinstance(error, OSError) and error.errno in TOO_MANY_OPEN:
+def _read_error(path: Path, error: Exception) -> BagError | OSError:
+    """What is to be raised instead of an error met while a bag was read."""
+    trouble = machine_trouble(error)
+    if trouble is None:
+        return BagError(f"cannot read the bag {path}: {error or type(error).__name__}")
+    reason = str(trouble.strerror)
+    if trouble.errno in (errno.EMFILE, errno.ENFILE):
         reason += " (`ulimit -n` shows and sets how many there may be)"
-    return BagError(f"cannot read the bag {path}: {reason}")
+    if trouble.filename:
+        reason += f": {trouble.filename}"
+    return OSError(
+        trouble.errno, f"cannot read the bag {path}: {reason}. Mend that, and start again"
+    )
 
 
 def shift_stamp(cdr: bytes, start_ns: int, new_start_ns: int, rate: float = 1.0) -> bytes:

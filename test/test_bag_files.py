@@ -262,7 +262,7 @@ def test_of_a_long_split_recording_few_files_are_open(tmp_path, plugin):
         free = os.dup(0)
         os.close(free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free + 2, limits[1]))
-        with pytest.raises(BagError, match="ulimit -n"):
+        with pytest.raises(OSError, match="ulimit -n"):
             BagReader(tmp_path / "day")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)

@@ -1,5 +1,14 @@
 """Errors that callers can act on. Every message says what was wrong and what to do about it."""
 
+import errno
+
+_OF_THE_MACHINE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),  # no room, or no writing
+    *(errno.EMFILE, errno.ENFILE),  # too many open files
+    *(errno.EIO, errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ESTALE),  # a drive that is gone
+    errno.EACCES,
+}
+
 
 class FptError(Exception):
     """Base of all errors raised on purpose by this package."""
@@ -19,3 +28,13 @@ class CheckpointError(FptError):
 
 class EngineError(FptError):
     """An engine cannot be built, loaded, trusted or run any further."""
+
+
+def machine_trouble(error: BaseException) -> OSError | None:
+    """Trouble of the machine, which may pass, behind an error; None: what was read is to blame."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _OF_THE_MACHINE:
+            return cause
+        cause = cause.__cause__
+    return None

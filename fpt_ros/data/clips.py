@@ -126,7 +126,8 @@ def make_shards(
     Raises:
         InvalidInputError: nothing to read, a missing topic, or `out` holds other recordings.
         BagError: no bag can be read.
-        OSError: the disk is full, or not writable.
+        OSError: the disk is full, a drive is gone, or too many files are open. Mend that, and run
+            it again to go on.
     """
     tracker = tracker or ClassicalTracker()
     asked: dict[str, Any] = {

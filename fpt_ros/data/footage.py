@@ -67,6 +67,7 @@ def open_footage(
     Raises:
         InvalidInputError: nothing there, a topic is missing or holds no images.
         BagError: nothing can be read, and that is why.
+        OSError: the machine, not what is read, is to blame; from the frames, too.
     """
     if not 0 < image_rate_hz < 1000:
         raise InvalidInputError(f"the image rate is {image_rate_hz} Hz; use 0 to 1000")

@@ -41,7 +41,10 @@ class Footage(Protocol):
     damages: Sequence[str]
 
     def frames(self, start_s: float, stop_s: float, skipped: Counter[str]) -> Iterator[Frame]:
-        """Frames recorded in [start_s, stop_s); `skipped` counts the unusable ones by reason."""
+        """Frames recorded in [start_s, stop_s); `skipped` counts the unusable ones by reason.
+
+        Raises OSError where the machine, and not the footage, is to blame: that may pass.
+        """
         ...
 
 

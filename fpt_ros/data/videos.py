@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fpt_ros.core.errors import InvalidInputError
+from fpt_ros.core.errors import InvalidInputError, machine_trouble
 from fpt_ros.data.frames import Frame, short_reason
 from fpt_ros.images import MAX_COMPRESSED_PIXELS, picture_to_rgb
 
@@ -28,7 +28,8 @@ class VideoFile:
     """A video that FFmpeg reads.
 
     Raises:
-        InvalidInputError: it cannot be opened, holds no pictures, or too large ones.
+        InvalidInputError: it is no video, holds no pictures, or too large ones.
+        OSError: its file cannot be read.
     """
 
     start_ns: int | None = None
@@ -39,6 +40,7 @@ class VideoFile:
 
         self.name = name
         self._path = path
+        path.open("rb").close()
         try:
             with av.open(str(path)) as video:
                 stream = video.streams.video[0]
@@ -133,6 +135,9 @@ class PictureFolder:
                     raise InvalidInputError("the file is too large")
                 rgb = picture_to_rgb(file.read_bytes())
             except (InvalidInputError, OSError) as error:
+                is_dead_link = isinstance(error, FileNotFoundError) and file.is_symlink()
+                if machine_trouble(error) and not is_dead_link:
+                    raise
                 skipped[f"undecodable image ({short_reason(error)})"] += 1
                 continue
             time_s = number / self._rate_hz

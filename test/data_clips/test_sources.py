@@ -1,9 +1,11 @@
 """Which recordings are taken for one and which for another, and what becomes of them meanwhile."""
 
+import errno
 import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -207,6 +209,65 @@ def test_few_bags_are_open_and_few_expanded_at_a_time(tmp_path, clips):
             assert len(list(each.frames(0, 9, Counter()))) == 3
             assert 1 <= len(list(scratch.iterdir())) <= 4
     assert not list(scratch.iterdir())
+
+
+def test_a_disk_that_fills_up_meanwhile_costs_time_and_no_samples(tmp_path, clips, monkeypatch):
+    """Six compressed parts: what the disk cannot hold now is read when the work goes on."""
+    messages = clips.camera_messages(clips.sliding_square(72))
+    how = {"plugin": StoragePlugin.SQLITE3, "mode": CompressionMode.FILE}
+    bag, out, whole = tmp_path / "bag", tmp_path / "out", tmp_path / "whole"
+    bag.mkdir()
+    for number in range(6):
+        part = messages[12 * number : 12 * number + 12]
+        (file,) = clips.write_bag(tmp_path / f"p{number}", part, **how).glob("*.zstd")
+        file.rename(bag / file.name)
+    report = make_shards([bag], [], whole, SETTINGS, Teller())
+
+    def fill(share, doing):
+        if share > 0.4:
+            monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+
+    with pytest.raises(OSError, match=r"cannot read the bag .* to spare.*start again"):
+        make_shards([bag], [], out, SETTINGS, Teller(), progress=fill)
+    assert 0 < len(list((out / "blocks").iterdir())) < len(list((whole / "blocks").iterdir()))
+    with pytest.raises(OSError, match="to spare"):  # full from the beginning
+        make_shards([bag], [], out, SETTINGS, Teller())
+    monkeypatch.undo()
+    assert make_shards([bag], [], out, SETTINGS, Teller()) == report
+    assert not report.skipped
+
+
+@pytest.mark.parametrize("name", ["bag.mcap", "film.mp4"])
+def test_what_cannot_be_opened_for_now_is_not_left_out(tmp_path, clips, monkeypatch, name):
+    pytest.importorskip("av")
+    for bag in ("bag", "other"):
+        clips.write_bag(tmp_path / bag, clips.camera_messages(clips.sliding_square(3)))
+    (tmp_path / "film.mp4").write_bytes(b"cut")
+    opened = Path.open
+
+    def fail(self, *how, **more):
+        if self.name == name:
+            raise OSError(errno.EIO, "Input/output error", str(self))
+        return opened(self, *how, **more)
+
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(OSError, match=f"Input/output error.*{name}"), open_footage([tmp_path]):
+        pass
+    monkeypatch.undo()
+    with open_footage([tmp_path]) as found:
+        assert len(found) == 2
+
+
+def test_a_picture_that_was_there_is_missed_and_a_link_to_none_is_counted(tmp_path, clips):
+    cv2.imwrite(str(tmp_path / "1.png"), clips.texture(0))
+    (tmp_path / "2.png").symlink_to("gone.png")
+    skipped = Counter()
+    with open_footage([tmp_path]) as (footage,):
+        assert len(list(footage.frames(0, 9, skipped))) == 1
+        assert sum(skipped.values()) == 1
+        (tmp_path / "1.png").unlink()
+        with pytest.raises(FileNotFoundError):
+            list(footage.frames(0, 9, skipped))
 
 
 def test_footage_is_as_long_as_it_was_recorded_whatever_the_stamps_say(tmp_path, clips):
