@@ -88,9 +88,10 @@ def open_footage(
                     found.append(VideoFile(name, source))
         if unreadable and not held and not found:
             raise next(iter(unreadable.values()))
-        remarks += [f"{name} is left out: {error}" for name, error in unreadable.items()]
+        unused = [f"{name} is left out: {error}" for name, error in unreadable.items()]
+        remarks += unused
         if topics and held:
-            _check_topics(topics, [topic for there in held.values() for topic in there])
+            _check_topics(topics, [topic for there in held.values() for topic in there], unused)
         if left_out is not None:
             left_out += remarks
         if not found:
@@ -188,11 +189,13 @@ def _plain_stem(file: Path) -> str:
     return Path(file.stem).stem if file.suffix == ".zstd" else file.stem
 
 
-def _check_topics(wanted: Sequence[str], there: Sequence[BagTopic]) -> None:
+def _check_topics(wanted: Sequence[str], there: Sequence[BagTopic], unused: Sequence[str]) -> None:
     types: dict[str, str] = {topic.name: topic.type_name for topic in there}
     for name in wanted:
         if name not in types:
-            raise InvalidInputError(f"no topic {name} in the bag; it holds {_listed(there)}")
+            raise InvalidInputError(
+                "; ".join([f"no topic {name} in the bag; it holds {_listed(there)}", *unused])
+            )
         if types[name] not in IMAGE_TYPES:
             raise InvalidInputError(
                 f"topic {name} holds {types[name]}, not images; the bag holds {_listed(there)}"
