@@ -65,6 +65,11 @@ class Trainer:
         self.device = choose_device(config.device)
         self.autocast = _wants_bf16(config.precision, self.device)
 
+        # Before anything in it is read, which another process might go on to replace.
+        if self.rank == 0 and (config.out.is_dir() or not config.resume):
+            hold(config.out)
+        if self.world > 1:
+            dist.barrier()
         if config.resume:
             state = load_state(config.out)
             check_resumable(state["config"], config.to_dict())
@@ -111,7 +116,6 @@ class Trainer:
             self.forward = DistributedDataParallel(self.forward, static_graph=True)
         self.reporter: Reporter | None = None
         if self.rank == 0:
-            hold(config.out)
             self.reporter = make_reporter(config.out, config.log_every)
 
     def run(self) -> bool:

@@ -19,7 +19,7 @@ from fpt_ros.core.errors import CheckpointError, InvalidInputError
 from fpt_ros.train.config import SelectionConfig, TrainConfig, check_resumable
 from fpt_ros.train.loop import Trainer
 from fpt_ros.train.optimize import learning_rate_factor
-from fpt_ros.train.state import LOCK_FILE, TrainingError, load_state
+from fpt_ros.train.state import LOCK_FILE, TrainingError, load_state, save_state
 
 TINY = ModelConfig(
     DinoEncoderConfig(input_px=28, width=32, depth=1, heads=2, patch_px=7, position_grid=4),
@@ -261,6 +261,18 @@ def test_resume_without_a_run_or_with_a_damaged_one(config):
     torch.save({**plain, "objective": [], "ema": {}}, config.out / "state.pt")
     with pytest.raises(CheckpointError, match="does not fit"):
         Trainer(dataclasses.replace(config, resume=True))
+
+
+def test_what_another_process_wrote_until_it_left_the_run_is_gone_on_with(
+    finished, straight, tmp_path, monkeypatch
+):
+    resumed = dataclasses.replace(finished, out=tmp_path / "run", resume=True)
+    resumed.out.mkdir()
+    save_state(resumed.out, {**straight, "step": 3})
+    monkeypatch.setattr(
+        "fpt_ros.train.loop.hold", lambda folder: save_state(folder, {**straight, "step": 5})
+    )
+    assert Trainer(resumed).step == 5
 
 
 def test_other_data_is_noticed_on_resuming_also_if_it_is_as_much(toy, config, tmp_path, caplog):
