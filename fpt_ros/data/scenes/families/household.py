@@ -352,6 +352,8 @@ def _oven_door(
         b.rod(root, [0, 0, z], [0.003, 0, z], 0.88 * r, dark, rounded=False)
         door = b.body(root, [0.005, side * r, z], stem="door")
         b.hinge(door, [0, 0, side], 0.0, b.uniform(1.4, 2.4))
+        lower, upper = ([0.005, side * r, z + dz * r] for dz in (-0.15, 0.15))
+        b.rod(root, lower, upper, 0.012, metal, rounded=False)
         flat = turn([0, 1, 0], np.pi / 2)
         rim = shapes.torus(0.88 * r, 0.12 * r, 32)
         b.mesh(door, rim[0] * [1, 1, 0.3], rim[1], metal, pos=[0.04 * r, -side * r, 0], quat=flat)
@@ -381,3 +383,6 @@ def _oven_door(
     levels = z0 + np.append(np.linspace(0.2, 0.7, count), 1.0) * (z1 - z0)
     for low, high in itertools.pairwise(levels.tolist()):
         _rack(b, root, [-0.02, 0, low], (0.44 * d, 0.9 * half_y), high - low - 0.02, pulled)
+        for sign in (-1, 1):  # what it runs on
+            rail = [0.44 * d, 0.06 * half_y, 0.003]
+            b.box(root, rail, [-0.02 - rail[0], sign * 0.92 * half_y, low - 0.003], metal)

@@ -292,7 +292,7 @@ def trolley(b: SceneBuilder) -> Layout:
             box = b.body(cart, [0, y - 0.01, top - 0.14], stem="drawer")
             b.slide(box, [0, 1, 0], 0.0, 1.3 * y)
             inside = (0.0, -0.9 * y, 0.0)
-            parts.open_box(b, box, 0.8 * x, 0.9 * y, 0.11, other, 0.008, inside)
+            parts.open_box(b, box, 0.85 * x - 0.013, 0.9 * y, 0.11, other, 0.008, inside)
             facing = b.body(box, [0, 0, 0.06], turn([0, 0, 1], np.pi / 2))
             parts.handle(b, facing, b.pick(["bar", "bow", "knob"]), 0, 0, 0, x, metal, False)
             for px in (-0.85, 0.85):
