@@ -3,8 +3,8 @@
     python -m fpt_ros.train.child
 
 Reads one line of JSON from standard input: the settings of `FineTuneConfig`, `niceness`, and
-`promote`, which is to end at once if it is known that the gate will let nothing pass. Writes lines
-of JSON to standard output: `{"progress": ...}` while it runs, at last `{"outcome": ...}` or
+`promote`, which is not to train when it turns out that nothing can be promoted. Writes lines of
+JSON to standard output: `{"progress": ...}` while it runs, at last `{"outcome": ...}` or
 `{"error": "reason"}`. Logs go to standard error. When its input ends, because the parent has closed
 it or has ended in whatever way, it stops: training leaves a checkpoint, everything else is dropped.
 """
@@ -83,7 +83,7 @@ def _run(settings: dict[str, Any], out: TextIO) -> dict[str, Any]:
                 f"{obstacle}. Give other synthetic data (the parameter rehearsal), or send the "
                 "goal without promote"
             )
-    outcome = tuning.run()
+    outcome = tuning.run(only_to_promote=promote)
     return {
         "checkpoint": str(outcome.checkpoint),
         "report": str(outcome.report),

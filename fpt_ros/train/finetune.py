@@ -100,17 +100,30 @@ class FineTuning:
         self.plan = self._plan()
         _check_space(config.out, base_path)
 
-    def run(self) -> Outcome:
+    def run(self, *, only_to_promote: bool = False) -> Outcome:
         """Do everything that is not done yet.
+
+        only_to_promote: not to train when it turns out that nothing can be promoted.
 
         Raises:
             Stopped: SIGINT or SIGTERM came during training.
             FptError: the input cannot be used; the message says why.
         """
         recording = self._recording()
+        unseen = _has_test(recording)
+        if only_to_promote and not unseen:
+            raise InvalidInputError(
+                "nothing could be promoted, for there would be nothing unseen to compare on: the "
+                "recordings are too short or show too little motion for a test split. Record more, "
+                "or do it without promote"
+            )
         self._keep_plan()  # not before: a recording that cannot be used is no run
         synthetic = self._synthetic() if self.is_rehearsable else None
-        unseen = _has_test(recording)
+        if only_to_promote and synthetic is None:
+            raise InvalidInputError(
+                "nothing could be promoted, for what is forgotten could not be measured without "
+                "synthetic data: give some (the parameter rehearsal), or do it without promote"
+            )
         if not unseen:
             log.warning("there is no test split: the report is on validation, nothing is promoted")
         held_out = TestSet(

@@ -538,7 +538,10 @@ def test_without_a_test_split_nothing_is_promoted(config, world, tmp_path, caplo
     shards.mkdir()
     for split in ("train", "val"):
         (shards / f"{split}-00000.tar").symlink_to(world / "recording" / f"{split}-00000.tar")
-    outcome = FineTuning(dataclasses.replace(config, data=shards, steps=2)).run()
+    config = dataclasses.replace(config, data=shards, steps=2)
+    with pytest.raises(InvalidInputError, match=r"too short .* for a test split"):
+        FineTuning(config).run(only_to_promote=True)
+    outcome = FineTuning(config).run()
     assert "there is no test split" in caplog.text
     assert "there is no test split" in outcome.verdict.sentence()
     assert not json.loads((config.out / "promoted.json").read_text())["promoted"]
@@ -547,7 +550,10 @@ def test_without_a_test_split_nothing_is_promoted(config, world, tmp_path, caplo
 
 def test_without_rehearsal_nothing_is_promoted(config, monkeypatch):
     monkeypatch.setattr("fpt_ros.train.rehearsal.make", lambda folder, advance: False)
-    outcome = FineTuning(dataclasses.replace(config, rehearsal=None, steps=2)).run()
+    config = dataclasses.replace(config, rehearsal=None, steps=2)
+    with pytest.raises(InvalidInputError, match="without synthetic data: give some"):
+        FineTuning(config).run(only_to_promote=True)
+    outcome = FineTuning(dataclasses.replace(config, resume=True)).run()
     assert any("not known without synthetic data" in reason for reason in outcome.verdict.reasons)
 
 
