@@ -379,7 +379,7 @@ def _mcap_remains(file: Path, stack: ExitStack) -> tuple[FileReader, str]:
     if not size:
         raise ValueError(f"{file.name} is empty: its recorder ended before it had written anything")
     try:
-        reader = stack.enter_context(McapRemains(file))
+        reader = stack.enter_context(McapRemains(file, MAX_EXPANDED_BYTES))
     except OSError:
         raise
     except Exception as error:  # the parser meets untrusted bytes and raises many types

@@ -45,14 +45,16 @@ class _Piece(NamedTuple):
 class McapRemains:
     """The messages of an MCAP file as far as its records are whole.
 
-    It stands in for a `rosbags.rosbag2.Reader`. `there_bytes` is how much of the file is whole.
+    It stands in for a `rosbags.rosbag2.Reader`. `there_bytes` is how much of the file is whole. A
+    chunk or message that claims more than `max_bytes` is none.
 
     Raises, from the constructor, whatever the parser meets when that is no recording.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         for check_chunks in (False, True):
-            pieces, self.there_bytes = _survey(file, check_chunks)
+            pieces, self.there_bytes = _survey(file, max_bytes, check_chunks)
             try:
                 with Reader(_CutMcap(file, self.there_bytes)) as reader:  # type: ignore[arg-type]
                     self.connections = list(reader.connections)
@@ -68,22 +70,29 @@ class McapRemains:
     def messages(
         self, wanted: Collection[Connection], start_ns: int | None, stop_ns: int | None
     ) -> Iterator[tuple[Connection, int, bytes]]:
-        """Messages of some connections recorded in [start_ns, stop_ns), in order of time."""
+        """Messages of some connections recorded in [start_ns, stop_ns), in order of time.
+
+        When chunks begin is only claimed. Where that makes more than `max_bytes` wait for what may
+        be earlier, they wait no longer.
+        """
         start_ns = 0 if start_ns is None else start_ns
         stop_ns = _LAST_NS if stop_ns is None else stop_ns
         by_id = {connection.id: connection for connection in wanted}
         waiting: list[tuple[int, int, int, int, bytes]] = []  # of equal times, as in the file
+        waiting_bytes = 0
         for piece in self._pieces:
             if piece.first_ns >= stop_ns:
                 break
             if piece.last_ns < start_ns:
                 continue
-            while waiting and waiting[0][0] < piece.first_ns:
+            while waiting and (waiting[0][0] < piece.first_ns or waiting_bytes > self._max_bytes):
                 time_ns, _, _, number, data = heapq.heappop(waiting)
+                waiting_bytes -= len(data)
                 yield by_id[number], time_ns, data
             for place, (number, time_ns, data) in enumerate(self._read(piece)):
                 if number in by_id and start_ns <= time_ns < stop_ns:
                     heapq.heappush(waiting, (time_ns, piece.start, place, number, data))
+                    waiting_bytes += len(data)
         while waiting:
             time_ns, _, _, number, data = heapq.heappop(waiting)
             yield by_id[number], time_ns, data
@@ -113,7 +122,7 @@ class McapRemains:
                 yield number, time_ns, data[start + _MESSAGE_HEAD.size : place]
 
 
-def _survey(file: Path, check_chunks: bool) -> tuple[list[_Piece], int]:
+def _survey(file: Path, max_bytes: int, check_chunks: bool) -> tuple[list[_Piece], int]:
     """Where messages are, and where the last whole record of the data ends."""
     pieces: list[_Piece] = []
     with file.open("rb") as content:
@@ -126,7 +135,8 @@ def _survey(file: Path, check_chunks: bool) -> tuple[list[_Piece], int]:
                 return pieces, end
             kind, length = _HEAD.unpack(head)
             start, end = end, end + _HEAD.size + length
-            if end > size or kind == _FOOTER:
+            is_too_large = kind in (_CHUNK, _MESSAGE) and length > max_bytes
+            if end > size or kind == _FOOTER or is_too_large:
                 return pieces, start
             if kind == _CHUNK and length >= _CHUNK_HEAD.size:
                 if check_chunks and not _is_sound(content.read(length)):

@@ -15,6 +15,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.rosbag2.storage_mcap import zstd
 
 from fpt_ros.bag_files import MAX_EXPANDED_BYTES
+from fpt_ros.bag_mcap import McapRemains
 from fpt_ros.bags import BagError, BagReader, typestore_for
 from fpt_ros.data.bag_info import survey
 from fpt_ros.data.footage import is_bag
@@ -216,6 +217,56 @@ def test_a_damaged_chunk_ends_what_is_read_of_a_file_without_summary(tmp_path):
         stamps = [stamp for _, stamp, _ in reader.messages()]
     assert stamps == list(range(len(stamps)))
     assert len(stamps) < 60
+
+
+def chunks_of(content):
+    """Where the records of the chunks are in an MCAP file, and how long they are."""
+    place, found = len(MAGIC), []
+    while content[place] not in (0x02, 0x0F):
+        (length,) = struct.unpack_from("<Q", content, place + 1)
+        if content[place] == 0x06:
+            found.append((place, 9 + length))
+        place += 9 + length
+    return found
+
+
+def test_chunks_that_claim_to_begin_early_do_not_fill_the_memory(tmp_path, monkeypatch):
+    file = write(tmp_path / "bag", [f"{i:04d}" + "z" * 300_000 for i in range(30)])
+    content = bytearray(file.read_bytes())
+    chunks = chunks_of(content)
+    assert len(chunks) > 6
+    for place, _ in chunks:
+        content[place + 9 : place + 17] = bytes(8)
+    file.write_bytes(content[: content.rindex(MAGIC)])
+    largest = max(length for _, length in chunks)
+    monkeypatch.setattr("fpt_ros.bag_files.MAX_EXPANDED_BYTES", largest)
+    read = []
+    piece_of = McapRemains._read
+    monkeypatch.setattr(
+        McapRemains, "_read", lambda self, piece: read.append(piece) or piece_of(self, piece)
+    )
+    with BagReader(file) as reader:
+        ahead = [len(read) - i * len(chunks) / 30 for i, _ in enumerate(reader.messages())]
+        assert len(ahead) == 30
+        assert max(ahead) <= 4
+        assert [stamp for _, stamp, _ in reader.messages()] == list(range(30))
+
+
+@pytest.mark.parametrize("kind", ["chunk", "message"])
+def test_a_record_larger_than_accepted_is_not_read(tmp_path, monkeypatch, kind):
+    """It is in the file as a whole, but larger than anything that is accepted."""
+    limit = 2_000_000
+    monkeypatch.setattr("fpt_ros.bag_files.MAX_EXPANDED_BYTES", limit)
+    file = write(tmp_path / "bag", [f"{i:04d}" + "z" * 300_000 for i in range(30)])
+    whole = file.read_bytes()
+    place, _ = chunks_of(whole)[3]
+    bloated = record(0x06 if kind == "chunk" else 0x05, bytes(limit + 1))
+    file.write_bytes(whole[:place] + bloated + whole[place : int(0.8 * len(whole))])
+    with BagReader(file) as reader:
+        stamps = [stamp for _, stamp, _ in reader.messages()]
+        assert "MB can be read" in reader.damages[0]
+    assert stamps == list(range(len(stamps)))
+    assert 0 < len(stamps) <= 15
 
 
 def test_a_part_of_a_split_recording_may_be_missing_or_broken(tmp_path):
