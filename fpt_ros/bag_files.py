@@ -125,7 +125,13 @@ class BagFiles:
     def close(self) -> None:
         """Close the files, and remove what they were expanded to."""
         self._max_idle = 0
-        self._close_idle()
+        self.close_idle()
+
+    def close_idle(self, keep: int = 0) -> None:
+        """Close the files that nobody reads at the moment, but for the few used last."""
+        while len(self._idle) > keep:
+            _, stack = self._idle.pop(next(iter(self._idle)))
+            stack.close()
 
     def _find(self, file: Path, must_open: bool) -> None:
         try:
@@ -151,18 +157,13 @@ class BagFiles:
                 stack.close()
             else:
                 self._idle[file] = reader, stack
-            self._close_idle()
+            self.close_idle(self._max_idle)
 
     def _open(self, file: Path, damages: list[str]) -> tuple[FileReader, ExitStack]:
         with ExitStack() as stack:
             is_packed = file.suffix == ".zstd"
             plain = _expanded(file, stack, self._scratch, damages) if is_packed else file
             return _reader(plain, stack, damages), stack.pop_all()
-
-    def _close_idle(self) -> None:
-        while len(self._idle) > self._max_idle:
-            _, stack = self._idle.pop(next(iter(self._idle)))
-            stack.close()
 
     def _timed(
         self,

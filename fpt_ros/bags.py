@@ -98,6 +98,10 @@ class BagReader:
         except Exception as error:
             raise _read_error(self.path, error) from error
 
+    def close_idle_files(self) -> None:
+        """Close what is open only for the next reading; it can be read on."""
+        self._files.close_idle()
+
     def close(self) -> None:
         """Close the files, and remove what they were expanded to."""
         self._files.close()

@@ -135,7 +135,7 @@ def camera_topics(topics: Sequence[BagTopic]) -> tuple[list[BagTopic], dict[str,
 
 
 class _OpenBags:
-    """Readers of bags. The few used last stay open: all might be too many files."""
+    """Readers of bags. Those used last keep files open: of all that might be too many."""
 
     def __init__(self, scratch: Path | None) -> None:
         self._scratch = scratch
@@ -143,9 +143,9 @@ class _OpenBags:
 
     def reader(self, path: Path) -> BagReader:
         reader = self._readers.pop(path, None) or BagReader(path, self._scratch)
-        if len(self._readers) == _MAX_OPEN_BAGS:
-            self._readers.pop(next(iter(self._readers))).close()
         self._readers[path] = reader
+        if len(self._readers) > _MAX_OPEN_BAGS:
+            list(self._readers.values())[-1 - _MAX_OPEN_BAGS].close_idle_files()
         return reader
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
+from fpt_ros import bag_files
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.data.blocks import together
 from fpt_ros.data.clips import make_shards
@@ -235,6 +236,28 @@ def test_a_disk_that_fills_up_meanwhile_costs_time_and_no_samples(tmp_path, clip
     monkeypatch.undo()
     assert make_shards([bag], [], out, SETTINGS, Teller()) == report
     assert not report.skipped
+
+
+def test_parts_are_surveyed_once_however_many_bags_there_are(tmp_path, clips, monkeypatch):
+    """Six split bags in turn, as blocks of time go through them."""
+    messages = clips.camera_messages(clips.sliding_square(9))
+    bags, pieces = tmp_path / "bags", tmp_path / "pieces"
+    pieces.mkdir()
+    for number in range(6):
+        bag = bags / f"b{number}"
+        bag.mkdir(parents=True)
+        for part in range(3):
+            piece = clips.write_bag(pieces / f"{number}{part}", messages[3 * part :][:3])
+            next(piece.glob("*.mcap")).rename(bag / f"{part}.mcap")
+    opened = []
+    reader = bag_files._reader
+    monkeypatch.setattr(bag_files, "_reader", lambda *a: opened.append(a[0]) or reader(*a))
+    with open_footage([bags]) as found:
+        for part in range(3):
+            for each in found:
+                frames = list(each.frames(0.3 * part, 0.3 * part + 0.25, Counter()))
+                assert len(frames) == 3
+    assert len(opened) <= 6 * 3 * 2  # to survey them, and to read them
 
 
 @pytest.mark.parametrize("name", ["bag.mcap", "film.mp4"])
