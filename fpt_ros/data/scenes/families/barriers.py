@@ -59,21 +59,15 @@ def _lying_hatch(b: SceneBuilder) -> Layout:
 
 
 def _standing_hatch(b: SceneBuilder) -> Layout:
-    """A flap in a wall or door: for cats, mail, laundry or cars."""
-    kind = b.pick(["cat", "mail", "chute", "chute", "garage"])
-    lowest, largest = {
-        "cat": ([0.09, 0.1], [0.16, 0.2]),
-        "mail": ([0.1, 0.025], [0.2, 0.06]),
-        "chute": ([0.15, 0.12], [0.3, 0.22]),
-        "garage": ([0.9, 0.8], [1.3, 1.05]),
-    }[kind]
+    """A mail slot, or a garage door that goes up and over."""
+    garage = b.chance(0.5)
+    lowest, largest = ([0.9, 0.8], [1.3, 1.05]) if garage else ([0.1, 0.025], [0.2, 0.06])
     y, z = b.rng.uniform(lowest, largest)
     root = b.body()
-    bottom = {"cat": b.uniform(0.03, 0.15), "garage": 0.0}.get(kind, 0.5)
-    deep = {"mail": 0.012, "garage": 0.08}.get(kind, 0.02)
+    bottom, deep = (0.0, 0.08) if garage else (0.5, 0.012)
     wall = b.material(b.pick(["plain", "wood", "planks", "cloudy", "any"]))
     look = b.material(b.pick(["plain", "brushed", "planks", "wood"]))
-    frame = wall if kind == "chute" or b.chance(0.3) else b.material("plain")
+    frame = wall if b.chance(0.3) else b.material("plain")
     # the wall or door around, the frame of the opening, the dark behind
     beyond, above = b.uniform(1.5, 3.5) * min(y, 0.3), b.uniform(1.5, 3.0) * min(z, 0.25)
     top, bar = bottom + 2 * z, 0.08 * min(y, z)
@@ -85,46 +79,31 @@ def _standing_hatch(b: SceneBuilder) -> Layout:
     if bottom:
         b.box(root, [deep, y, bottom / 2], [-deep, 0, bottom / 2], wall)
     b.box(root, [deep * 1.3, y + 2 * bar, bar], [-deep, 0, top + bar], frame)
-    behind = -2.6 * deep - (2.2 if kind in ("cat", "garage") else 1.2) * z
+    behind = -2.6 * deep - (2.2 if garage else 1.2) * z
     back = [behind, 0, (top + above) / 2]
     b.box(root, [0.005, y + beyond, back[2]], back, b.material("plain", "dark"))
     t, half_y = 0.3 * deep, y - 0.003
-    if kind == "garage":  # its middle rises behind the lintel while it tips, and ends below it
+    if garage:  # its middle rises behind the lintel while it tips, and ends below it
         carriage = b.body(root, [-2.3 * deep - t, 0, z], stem="carriage")
         lift = b.slide(carriage, [0, 0, 1], 0.0, z, listed=False)
         panel = b.body(carriage, stem="panel")
         b.hinge(panel, [0, -1, 0], 0.0, 1.45, companions=((lift, 0.95 * z / 1.45),))
-        middle = 0.0
+        for k in range(int(b.rng.integers(2, 6))):
+            groove = [1.05 * t, half_y, 0.006]
+            b.box(panel, groove, [0, 0, (k / 2.5 - 0.8) * z], b.material("plain", "dark"))
     else:
-        edge = bottom if kind == "chute" else top
-        panel = b.body(root, [-deep if kind == "cat" else -t, 0, edge], stem="panel")
-        if kind == "chute":
-            b.hinge(panel, [0, 1, 0], 0.0, b.uniform(0.6, 0.9))
-        else:
-            b.hinge(panel, [0, -1, 0], -1.2 if kind == "cat" else 0.0, b.uniform(1.0, 1.4))
-        middle = z if kind == "chute" else -z
+        panel = b.body(root, [-t, 0, top], stem="panel")
+        b.hinge(panel, [0, -1, 0], 0.0, b.uniform(1.0, 1.4))
+    middle = 0.0 if garage else -z
     b.box(panel, [t, half_y, z - 0.003], [0, 0, middle], look)
-    for k in range(int(b.rng.integers(2, 6)) if kind == "garage" else 0):
-        groove = [1.05 * t, half_y, 0.006]
-        b.box(panel, groove, [0, 0, (k / 2.5 - 0.8) * z], b.material("plain", "dark"))
-    if kind == "chute":
-        for sign in (-1, 1):
-            cheek = shapes.prism([[0, 0], [0, 2 * z - 0.01], [-0.9 * z, 1.7 * z]], 0.004)
-            at = [0, sign * (half_y - 0.006) + 0.002, 0]
-            b.mesh(panel, *cheek, look, pos=at, quat=UPRIGHT, smooth=False)
-    grip = "lip" if kind == "mail" else b.pick(["bar", "bow", "knob", "lip"])
-    if kind != "cat":
-        at_z = middle + (0.7 if kind == "chute" else -0.6) * z
-        parts.handle(b, panel, grip, t, 0, at_z, 1.2 * y, metal_look(b), False)
-    elif b.chance(0.5):
-        strip = b.material("plain", b.pick(["dark", "metal"]))
-        b.box(panel, [1.3 * t, 0.8 * half_y, 0.1 * z], [0, 0, -1.8 * z], strip)
-    reach = {"cat": 2.2, "mail": 1.6, "chute": 1.6, "garage": 2.3}[kind] * max(y, z)
+    grip = b.pick(["bar", "bow", "knob", "lip"]) if garage else "lip"
+    parts.handle(b, panel, grip, t, 0, middle - 0.6 * z, 1.2 * y, metal_look(b), False)
+    reach = (2.3 if garage else 1.6) * max(y, z)
     return Layout("floor", (0, 0, bottom + z), reach, 0.4, y + beyond, 0.9, -behind, opening=True)
 
 
 def hatch(b: SceneBuilder) -> Layout:
-    """Floor hatches, cellar doors, cat flaps, mail slots, chutes, up-and-over doors."""
+    """Floor hatches, cellar doors, mail slots, up-and-over doors."""
     return _lying_hatch(b) if b.chance(0.4) else _standing_hatch(b)
 
 
