@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -37,6 +38,7 @@ class Reporter:
         self._sums: dict[str, float] = {}
         self._n_steps = 0
         self._since_s = time.monotonic()
+        console = Console(stderr=True)  # where log lines go, which then pass above the bar
         self._bar = Progress(
             TextColumn("step {task.fields[step]}"),
             BarColumn(),
@@ -44,6 +46,8 @@ class Reporter:
             TimeElapsedColumn(),
             TextColumn("left {task.fields[left]}"),
             TextColumn("loss {task.fields[loss]}"),
+            console=console,
+            disable=not console.is_interactive,
         )
         self._task = self._bar.add_task("train", total=1.0, step=0, left="?", loss="?")
         self._begin: tuple[float, float] | None = None

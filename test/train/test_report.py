@@ -1,5 +1,8 @@
 """TensorBoard: what a resumed run writes replaces what is later, and a full disk costs entries."""
 
+import io
+import sys
+
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -37,6 +40,20 @@ def test_a_resumed_run_does_not_double_back(tmp_path):
     report(tmp_path, 0, 5, loss=1.0)
     report(tmp_path, 3, 6, loss=2.0)
     assert losses(tmp_path) == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0), (5, 2.0), (6, 2.0)]
+
+
+def test_log_lines_go_into_the_file_though_the_rest_goes_to_a_terminal(tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with Reporter(tmp_path, 1).progress_bar(0):
+        print("a line", file=sys.stderr)
+    assert sys.stderr.getvalue() == "a line\n"
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
