@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 
@@ -11,6 +12,17 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     logging.basicConfig(
         level=level, format="%(asctime)s %(levelname)s %(message)s", handlers=[_Stderr()]
     )
+
+
+def _leave_bar() -> None:
+    """Let a forked process, such as a loader worker, write past the bar that is its parent's.
+
+    The bar's stand-ins draw, and wait for a lock that another thread of the parent may have held.
+    """
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+
+
+os.register_at_fork(after_in_child=_leave_bar)
 
 
 class _Stderr(logging.Handler):

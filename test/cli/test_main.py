@@ -1,13 +1,16 @@
 """The `fpt` command itself: help, unknown commands, and how errors come out."""
 
+import io
 import logging
+import multiprocessing
 import subprocess
 import sys
-import time
 
 import pytest
+import rich.progress
 
 from fpt_ros import cli
+from fpt_ros.cli.logs import log_to_stderr
 from fpt_ros.cli.pip import install_command
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.train.finetune import Stopped
@@ -100,7 +103,12 @@ def test_a_stopped_run_is_no_success(monkeypatch, capsys, tmp_path, name):
 
 
 def test_a_bar_shows_what_is_not_training(monkeypatch, capsys, tmp_path):
-    told = []
+    told, bars = [], []
+
+    class Bar(rich.progress.Progress):
+        def __init__(self, *columns, **settings):
+            bars.append(self)
+            super().__init__(*columns, **settings)
 
     class FineTuning:
         def __init__(self, config, tell):
@@ -111,10 +119,11 @@ def test_a_bar_shows_what_is_not_training(monkeypatch, capsys, tmp_path):
                 self.tell(Progress(phase, 0.125, 90.0))
                 capsys.readouterr()
                 logging.getLogger("fpt_ros").info("a line")
-                time.sleep(0.25)  # two pictures of a bar
+                bars[0].refresh()
                 told.append(capsys.readouterr().err)
             raise Stopped("stopped")
 
+    monkeypatch.setattr(rich.progress, "Progress", Bar)
     monkeypatch.setattr("fpt_ros.train.finetune.FineTuning", FineTuning)
     monkeypatch.setattr(logging.root, "handlers", [])
     monkeypatch.setattr(logging.root, "level", logging.INFO)
@@ -122,12 +131,25 @@ def test_a_bar_shows_what_is_not_training(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("TERM", "xterm")
     arguments = ["--data", str(tmp_path), "--out", str(tmp_path)]
     assert cli.main(["finetune", *arguments]) == 130
+    assert "\x1b[?25h" in capsys.readouterr().err  # the cursor is there again
     for text, phase in zip(
         told, ("reading the recording", "", "measuring the result"), strict=True
     ):
         assert ("12.5 % of all" in text) == bool(phase)
         assert phase in text
         assert text.count("INFO a line\n") == 1
+
+
+def test_forked_processes_log_past_the_bar(monkeypatch, capfd):
+    """What stands in for standard error has locks that other threads hold while it is forked."""
+    monkeypatch.setattr(logging.root, "handlers", [])
+    log_to_stderr()
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    fork = multiprocessing.get_context("fork")
+    worker = fork.Process(target=logging.getLogger("fpt_ros").warning, args=("skipped",))
+    worker.start()
+    worker.join()
+    assert capfd.readouterr().err.endswith("WARNING skipped\n")
 
 
 def test_training_under_torchrun_says_what_is_wrong_in_one_line(tmp_path):
