@@ -10,7 +10,6 @@ other views than those of training are held out, and their motion is known exact
 """
 
 import argparse
-import os
 import shutil
 import sys
 from contextlib import ExitStack
@@ -90,7 +89,6 @@ def make_bags(footage: Path, out: Path) -> list[Path]:
 
 def render_places(family: str, out: Path) -> Path:
     """Shards of places with such things: some views are for training, others are held out."""
-    os.environ.setdefault("LP_NUM_THREADS", "1")  # as `fpt scenes` does
     from rich.progress import track
 
     from fpt_ros.data.scenes.generate import SceneSettings, samples

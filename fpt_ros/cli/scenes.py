@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Literal
@@ -44,8 +43,6 @@ def scenes(
         outcomes: Different futures per picture.
         families: Only these families of things, all equally often; default: all.
     """
-    # Mesa's software renderer would start threads in every worker; must be set before it loads.
-    os.environ.setdefault("LP_NUM_THREADS", "1")
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,7 +36,6 @@ def make(folder: Path, advance: Callable[[float], object]) -> bool:
     `advance` is told the share that is done. Returns False, with the reason in the log, on machines
     that cannot render.
     """
-    os.environ.setdefault("LP_NUM_THREADS", "1")  # as `fpt scenes` does
     try:
         from fpt_ros.data.shards import ShardPlan, write_shards
 

@@ -5,8 +5,6 @@ import pytest
 
 import fpt_ros.data.scenes  # noqa: F401  chooses MUJOCO_GL before anything imports mujoco
 
-os.environ.setdefault("LP_NUM_THREADS", "1")
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if os.environ["MUJOCO_GL"] == "off":

@@ -15,3 +15,6 @@ def _opengl_platform() -> str:
 
 # MuJoCo chooses its OpenGL platform at import.
 os.environ.setdefault("MUJOCO_GL", _opengl_platform())
+# Mesa's software renderer starts threads for every core when its first context is made: one process
+# per core is faster.
+os.environ.setdefault("LP_NUM_THREADS", "1")
