@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 TRAINING = "training"
 PHASES: Mapping[str, float] = {
     "reading the recording": 0.15,
-    "making synthetic data": 0.05,
-    "measuring the base": 0.1,
-    TRAINING: 0.55,
-    "averaging weights": 0.05,
-    "measuring the result": 0.1,
+    "making synthetic data": 0.03,
+    "measuring the base": 0.02,
+    TRAINING: 0.65,
+    "averaging weights": 0.12,
+    "measuring the result": 0.03,
 }
 """Phases in their order, with the share of the whole that each takes when training takes
 _USUAL_MINUTES."""

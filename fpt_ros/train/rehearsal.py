@@ -12,7 +12,7 @@ from fpt_ros.data.samples import ShardIndex
 log = logging.getLogger(__name__)
 
 SAMPLES = {"train": 512, "val": 384, "test": 384}
-"""How much is made where none is given: about a minute on one core."""
+"""How much is made where none is given: about half a minute on one core."""
 HORIZON_S = 1.0
 """What displacements in it span: scenes move for a second."""
 _SAMPLES_PER_SHARD = 64
