@@ -55,6 +55,7 @@ class Tracker:
             self._paced.remove(TRAINING)
             self._training_s = 60 * training_minutes
         self._phase = next(iter(PHASES))
+        self._begun: set[str] = set()
         self._done = dict.fromkeys(PHASES, 0.0)  # share of each phase
         self._spent_s = dict.fromkeys(PHASES, 0.0)
         self._last_s = time.monotonic()
@@ -62,12 +63,15 @@ class Tracker:
         self._measures: dict[str, float] = {}
 
     def begin(self, phase: str) -> None:
-        """Enter one of PHASES; those before are over."""
+        """Enter one of PHASES; those before are over, and those left out count for nothing."""
         self._clock()
         self._phase = phase
+        self._begun.add(phase)
         for name in PHASES:
             if name == phase:
                 break
+            if name not in self._begun:
+                self._shares[name] = 0.0
             self._done[name] = 1.0
         self.advance(0.0)
 

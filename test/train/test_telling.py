@@ -39,6 +39,8 @@ def test_time_left_is_that_of_the_budget_and_of_the_rest_at_its_pace(clock, minu
 def test_time_left_of_training_that_ends_early_is_not_counted(clock):
     told = []
     tracker = Tracker(told.append, 600.0)
+    tracker.begin("measuring the base")
+    clock["s"] += 20
     tracker.begin("training")
     clock["s"] += 60
     tracker.advance(1 / 600)
@@ -52,11 +54,25 @@ def test_time_left_of_steps_is_told_by_the_pace(clock):
     tracker = Tracker(told.append)
     tracker.advance(0.0)
     assert told[-1].time_left_s != told[-1].time_left_s
-    tracker.begin("training")
+    for phase in list(PHASES)[: list(PHASES).index("training") + 1]:
+        tracker.begin(phase)
     clock["s"] += 85
     tracker.advance(1.0)
     assert told[-1].fraction == pytest.approx(0.85)
     assert told[-1].time_left_s == pytest.approx(15)
+
+
+def test_phases_that_are_left_out_count_for_nothing(clock):
+    """With data that is given nothing is read or made: that took no time, so it tells no pace."""
+    told = []
+    tracker = Tracker(told.append, 10.0)
+    tracker.begin("measuring the base")
+    assert told[-1].fraction == 0
+    clock["s"] += 20
+    tracker.begin("training")
+    rest = PHASES["averaging weights"] + PHASES["measuring the result"]
+    rest_s = 20 * rest / PHASES["measuring the base"]
+    assert told[-1].time_left_s == pytest.approx(600 + rest_s)
 
 
 def test_lines_of_the_history_that_are_broken_are_passed_over(tmp_path):
