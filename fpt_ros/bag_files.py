@@ -149,7 +149,7 @@ class BagFiles:
     def _opened(self, file: Path, damages: list[str]) -> Iterator[FileReader]:
         """A reader that nobody else uses meanwhile."""
         is_idle = file in self._idle
-        reader, stack = self._idle.pop(file) if is_idle else self._open(file, damages)
+        reader, stack = self._idle.pop(file) if is_idle else self._make_room_and_open(file, damages)
         try:
             yield reader
         finally:
@@ -158,6 +158,15 @@ class BagFiles:
             else:
                 self._idle[file] = reader, stack
             self.close_idle(self._max_idle)
+
+    def _make_room_and_open(self, file: Path, damages: list[str]) -> tuple[FileReader, ExitStack]:
+        try:
+            return self._open(file, damages)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or not self._idle:
+                raise
+            self.close_idle()  # with what they were expanded to
+            return self._open(file, damages)
 
     def _open(self, file: Path, damages: list[str]) -> tuple[FileReader, ExitStack]:
         with ExitStack() as stack:

@@ -7,6 +7,7 @@ import sqlite3
 import struct
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import lz4.frame
 import numpy as np
@@ -332,6 +333,23 @@ def test_few_parts_are_expanded_at_a_time_and_none_stays(tmp_path):
         assert len(list(scratch.iterdir())) <= 5
     unfinished.close()
     assert not list(scratch.iterdir())
+
+
+def test_expanded_parts_make_room_for_the_next(tmp_path, monkeypatch):
+    """The disk holds two of them, fewer than are kept otherwise."""
+    split(tmp_path / "day", 6, plugin=StoragePlugin.SQLITE3, mode=CompressionMode.FILE)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    part_bytes = len(zstd.open(next((tmp_path / "day").iterdir())).read())
+
+    def usage(_):
+        used = sum(file.stat().st_size for file in scratch.rglob("*.db3"))
+        return SimpleNamespace(free=(256 << 20) + int(2.5 * part_bytes) - used)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    with BagReader(tmp_path / "day", scratch) as reader:
+        assert len(list(reader.messages())) == 12
+        assert 1 <= len(list(scratch.iterdir())) <= 2
 
 
 @pytest.mark.parametrize(

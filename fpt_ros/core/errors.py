@@ -5,7 +5,7 @@ import errno
 _OF_THE_MACHINE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),  # no room, or no writing
     *(errno.EMFILE, errno.ENFILE),  # too many open files
-    *(errno.EIO, errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ESTALE),  # a drive that is gone
+    *(errno.ENOENT, errno.ENODEV, errno.ESTALE),  # a drive that is gone; EIO may be a bad sector
     errno.EACCES,
 }
 

@@ -167,7 +167,12 @@ def _places(source: Path) -> list[Path]:
     if not source.is_dir() or is_bag(source):
         return [source]
     inside = sorted(source.iterdir())
-    parts = [e for e in inside if e.suffix.lower() in VIDEO_SUFFIXES or (e.is_dir() and is_bag(e))]
+    parts = [
+        e
+        for e in inside
+        if e.exists()  # no dead links
+        and (e.suffix.lower() in VIDEO_SUFFIXES or (e.is_dir() and is_bag(e)))
+    ]
     if parts:
         return parts
     return [source] if any(e.suffix.lower() in PICTURE_SUFFIXES for e in inside) else []

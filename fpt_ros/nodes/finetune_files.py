@@ -89,10 +89,11 @@ def _keep(source: Path, target: Path) -> None:
     scratch = target.with_suffix(".new")
     scratch.unlink(missing_ok=True)
     try:
-        os.link(source, scratch)
+        os.link(source.resolve(), scratch)
     except OSError:  # many drives have no links
         with source.open("rb") as old, scratch.open("wb") as new:
             shutil.copyfileobj(old, new)
             new.flush()
             os.fsync(new.fileno())
     scratch.replace(target)
+    scratch.unlink(missing_ok=True)  # still there if both were one file already

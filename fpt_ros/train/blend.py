@@ -51,7 +51,7 @@ class Trial:
             if known.any():
                 change = _trimmed_mean((after - before)[known])
                 rises.append(change / float(before[known].mean()))
-        return max(rises)
+        return float(np.max(rises))  # NaN if one is
 
 
 def _trimmed_mean(values: NDArray[np.float64]) -> float:

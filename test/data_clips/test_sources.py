@@ -270,11 +270,11 @@ def test_what_cannot_be_opened_for_now_is_not_left_out(tmp_path, clips, monkeypa
 
     def fail(self, *how, **more):
         if self.name == name:
-            raise OSError(errno.EIO, "Input/output error", str(self))
+            raise OSError(errno.ESTALE, "Stale file handle", str(self))
         return opened(self, *how, **more)
 
     monkeypatch.setattr(Path, "open", fail)
-    with pytest.raises(OSError, match=f"Input/output error.*{name}"), open_footage([tmp_path]):
+    with pytest.raises(OSError, match=f"Stale file handle.*{name}"), open_footage([tmp_path]):
         pass
     monkeypatch.undo()
     with open_footage([tmp_path]) as found:
