@@ -51,8 +51,6 @@ def main() -> int:
 
 
 def _run(settings: dict[str, Any], out: TextIO) -> dict[str, Any]:
-    from fpt_ros.core.errors import InvalidInputError
-    from fpt_ros.train import rehearsal
     from fpt_ros.train.finetune import FineTuning
     from fpt_ros.train.finetune_config import FineTuneConfig
     from fpt_ros.train.progress import Progress
@@ -72,18 +70,7 @@ def _run(settings: dict[str, Any], out: TextIO) -> dict[str, Any]:
         latest.update(at_s=now_s, phase=progress.phase)
         _write(out, progress=asdict(progress))
 
-    tuning = FineTuning(FineTuneConfig(**settings), tell)
-    if promote:
-        obstacle = "" if tuning.config.rehearsal else rehearsal.obstacle()
-        if not tuning.is_rehearsable:
-            obstacle = f"the synthetic data is not about {tuning.horizon_s:g} s (horizon_s)"
-        if obstacle:
-            raise InvalidInputError(
-                "nothing could be promoted, for what is forgotten could not be measured: "
-                f"{obstacle}. Give other synthetic data (the parameter rehearsal), or send the "
-                "goal without promote"
-            )
-    outcome = tuning.run(only_to_promote=promote)
+    outcome = FineTuning(FineTuneConfig(**settings), tell).run(only_to_promote=promote)
     return {
         "checkpoint": str(outcome.checkpoint),
         "report": str(outcome.report),

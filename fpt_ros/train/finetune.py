@@ -109,6 +109,8 @@ class FineTuning:
             Stopped: SIGINT or SIGTERM came during training.
             FptError: the input cannot be used; the message says why.
         """
+        if only_to_promote:
+            self._check_comparable()
         recording = self._recording()
         unseen = _has_test(recording)
         if only_to_promote and not unseen:
@@ -231,6 +233,18 @@ class FineTuning:
                 other_s,
             )
         return other_s == self.horizon_s
+
+    def _check_comparable(self) -> None:
+        """Raise InvalidInputError if it is known already that forgetting cannot be measured."""
+        obstacle = "" if self.config.rehearsal else rehearsal.obstacle()
+        if not self.is_rehearsable:
+            obstacle = f"the synthetic data is not about {self.horizon_s:g} s (horizon_s)"
+        if obstacle:
+            raise InvalidInputError(
+                "nothing could be promoted, for what is forgotten could not be measured: "
+                f"{obstacle}. Give other synthetic data (the parameter rehearsal), or send the "
+                "goal without promote"
+            )
 
     def _recording(self) -> Path:
         """The folder with the recording's shards, made if need be."""

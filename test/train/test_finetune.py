@@ -549,6 +549,7 @@ def test_without_a_test_split_nothing_is_promoted(config, world, tmp_path, caplo
 
 
 def test_without_rehearsal_nothing_is_promoted(config, monkeypatch):
+    monkeypatch.setattr("fpt_ros.train.rehearsal.obstacle", lambda: "")  # it looked possible
     monkeypatch.setattr("fpt_ros.train.rehearsal.make", lambda folder, advance: False)
     config = dataclasses.replace(config, rehearsal=None, steps=2)
     with pytest.raises(InvalidInputError, match="without synthetic data: give some"):
