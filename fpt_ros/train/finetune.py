@@ -17,21 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from fpt_ros.core.checkpoint import load_checkpoint, save_checkpoint
+from fpt_ros.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fpt_ros.core.engine import TorchEngine
 from fpt_ros.core.errors import FptError, InvalidInputError
-from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.core.predictor import MotionPredictor
 from fpt_ros.data.clips import make_shards
 from fpt_ros.data.clips_report import save_report
 from fpt_ros.data.samples import ShardIndex, describe
 from fpt_ros.data.tarfiles import write_json
 from fpt_ros.data.windows import ClipSettings
-from fpt_ros.train import blend, finetune_report, recipe, rehearsal
+from fpt_ros.train import finetune_report, recipe, rehearsal
 from fpt_ros.train.batches import TrainingBatches
+from fpt_ros.train.choose_weights import Chosen, choose_weights
 from fpt_ros.train.compare import AFTER, BEFORE, Record, TestSet, compared
 from fpt_ros.train.config import TrainConfig
 from fpt_ros.train.finetune_config import FineTuneConfig
@@ -42,7 +41,7 @@ from fpt_ros.train.progress import Listener, Tracker
 from fpt_ros.train.report import Reporter
 from fpt_ros.train.state import BEST_FILE, STATE_FILE, hold
 from fpt_ros.train.telling import TellingReporter
-from fpt_ros.train.validate import ValidationSet, measure, validate
+from fpt_ros.train.validate import ValidationSet
 from fpt_ros.weights import default_checkpoint
 
 log = logging.getLogger(__name__)
@@ -136,11 +135,11 @@ class FineTuning:
             test_sets[SYNTHETIC] = TestSet(
                 ShardIndex.scan(synthetic, "test"), self.config.test_views
             )
-        before = self._predictor(self.base.state_dict)
+        before = self._predictor(self.base)
         records = self._measured("measuring the base", test_sets, before, BEFORE)
         trainer, history = self._train(recording, synthetic)
-        trial, tuned = self._average(recording, synthetic, trainer)
-        after = self._predictor(tuned)
+        chosen = self._choose_weights(synthetic, trainer)
+        after = self._predictor(chosen.checkpoint)
         for name, rows in self._measured("measuring the result", test_sets, after, AFTER).items():
             records[name] += rows
         comparisons = {name: compared(rows) for name, rows in records.items()}
@@ -150,9 +149,9 @@ class FineTuning:
             self.config.forget_percent,
             unseen=unseen,
         )
-        self._save(tuned, trainer, trial, verdict)
+        self._save(chosen, trainer, verdict)
         self._write_verdict(verdict)
-        facts = self._facts(trainer, trial, recording, synthetic)
+        facts = self._facts(trainer, chosen, recording, synthetic)
         out = self.config.out
         text = finetune_report.save(out, verdict, facts, records, history)
         finetune_report.try_to_save_video(out / "held_out.mp4", held_out, before, after)
@@ -353,7 +352,7 @@ class FineTuning:
         assert config.minutes is not None
         index = ShardIndex.scan(config.data, "train")
         batches = TrainingBatches(index, config, self.base.config.encoder.input_px)
-        objective = Objective(self._model(self.base.state_dict)).to(self.device)
+        objective = Objective(self.base.build_model()).to(self.device)
         durations_s = []
         for step in range(_TIMED_STEPS):
             begun_s = time.monotonic()
@@ -361,10 +360,7 @@ class FineTuning:
             durations_s.append(time.monotonic() - begun_s)
         return int(60 * config.minutes / min(durations_s))
 
-    def _average(
-        self, recording: Path, synthetic: Path | None, trainer: Trainer
-    ) -> tuple[blend.Trial, blend.State]:
-        """The weighted mean of base and best weights that validation likes best."""
+    def _choose_weights(self, synthetic: Path | None, trainer: Trainer) -> Chosen:
         self.tracker.begin("averaging weights")
         other = None
         if synthetic is not None:
@@ -374,33 +370,22 @@ class FineTuning:
                 trainer.config.val_grid,
                 self.base.config.encoder.input_px,
             )
-
-        def trial(share: float, state: blend.State) -> blend.Trial:
-            self.tracker.advance(0.8 * share)
-            model = self._model(state).to(self.device)
-            own = validate(model, trainer.val, self.device)
-            errors_px = None
-            if other is not None:
-                rows = measure(model, other, self.device)
-                moving_px, all_px = (
-                    np.array([row[f"epe_px/{points}"] for row in rows])
-                    for points in ("moving", "all")
-                )
-                errors_px = (moving_px, all_px)
-            return blend.Trial(share, own["nll/one_poke"] + own["nll/one_poke_moving"], errors_px)
-
-        tuned = load_checkpoint(trainer.config.out / BEST_FILE).state_dict
-        return blend.best(self.base.state_dict, tuned, trial, self.config.forget_percent)
+        return choose_weights(
+            self.base,
+            trainer.config.out / BEST_FILE,
+            trainer.val,
+            other,
+            self.config.forget_percent,
+            self.device,
+            self.tracker.advance,
+        )
 
     # ---- results --------------------------------------------------------------------------------
 
-    def _model(self, state: blend.State) -> FlowPokeModel:
-        copies = {name: value.clone() for name, value in state.items()}
-        return dataclasses.replace(self.base, state_dict=copies).build_model()
-
-    def _predictor(self, state: blend.State) -> MotionPredictor:
-        engine = TorchEngine(self._model(state), self.device)
-        return MotionPredictor(engine, horizon_s=self.base.horizon_s)
+    def _predictor(self, checkpoint: Checkpoint) -> MotionPredictor:
+        return MotionPredictor(
+            TorchEngine(checkpoint.build_model(), self.device), horizon_s=self.base.horizon_s
+        )
 
     def _measured(
         self, phase: str, test_sets: dict[str, TestSet], predictor: MotionPredictor, name: str
@@ -419,16 +404,15 @@ class FineTuning:
 
     def _save(
         self,
-        state: blend.State,
+        chosen: Chosen,
         trainer: Trainer,
-        trial: blend.Trial,
         verdict: Verdict,
     ) -> None:
         # Of a base that was fine-tuned itself the details go: a robot does this every night.
         base_training = {k: v for k, v in self.base.training.items() if k != "fine_tuning"}
         save_checkpoint(
             self.config.out / TUNED_FILE,
-            self._model(state),
+            chosen.checkpoint.build_model(),
             horizon_s=trainer.horizon_s,
             licence=self.base.licence,
             training={
@@ -436,14 +420,18 @@ class FineTuning:
                 "fine_tuning": {
                     "config": trainer.config.to_dict(),
                     "steps": trainer.step,
-                    "share_of_tuned_weights": trial.share,
+                    "share_of_tuned_weights": chosen.share,
                     "promoted": verdict.promoted,
                 },
             },
         )
 
     def _facts(
-        self, trainer: Trainer, trial: blend.Trial, recording: Path, synthetic: Path | None
+        self,
+        trainer: Trainer,
+        chosen: Chosen,
+        recording: Path,
+        synthetic: Path | None,
     ) -> dict[str, Any]:
         config = self.config
         return {
@@ -460,7 +448,9 @@ class FineTuning:
             "rehearsal": f"{config.rehearsal_share:.0%} of the views from {synthetic}"
             if synthetic and config.rehearsal_share
             else "none",
-            "weights": f"{trial.share:.0%} tuned, {1 - trial.share:.0%} base, chosen on validation",
+            "weights": f"{chosen.share:.0%} tuned, {1 - chosen.share:.0%} base, and deviations "
+            f"times {chosen.std_factor:g} (base: {self.base.config.head.std_factor:g}), both "
+            "chosen on validation",
             "horizon": f"{trainer.horizon_s:g} s",
         }
 

@@ -1,5 +1,6 @@
 """Mixtures against torch.distributions, closed forms, numerical integration and Monte Carlo."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from scipy.special import ndtri
 from scipy.stats import multivariate_normal, ncx2
 from torch import distributions as D
 
+from fpt_ros.core.config import HeadConfig
 from fpt_ros.core.errors import InvalidInputError
-from fpt_ros.core.mixture import GaussianMixture
+from fpt_ros.core.mixture import GaussianMixture, displacement_mixture
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden_fpt.npz"
 SEEDS = st.integers(0, 2**32 - 1)
@@ -610,3 +612,18 @@ def test_highest_density_mass_of_own_samples_is_uniform():
     mass = mixture[(None,)].highest_density_mass(x, 500, generator)
     for level in (0.1, 0.5, 0.9):
         assert (mass <= level).double().mean().item() == pytest.approx(level, abs=0.035)
+
+
+@pytest.mark.parametrize("stays", [False, True])
+def test_std_factor_scales_what_is_above_the_least_deviation(stays):
+    head = HeadConfig(n_components=3, flow_scale=10.0, min_std=0.006, stays=stays)
+    raw = torch.randn(50, 18, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    plain = displacement_mixture(raw, head)
+    wide = displacement_mixture(raw, dataclasses.replace(head, std_factor=1.4))
+    least = 0.006 * torch.eye(2, dtype=torch.float64)
+    free = slice(1 if stays else 0, None)
+    torch.testing.assert_close(
+        wide.scale_tril[:, free] - least, 1.4 * (plain.scale_tril[:, free] - least)
+    )
+    torch.testing.assert_close(wide.means, plain.means)
+    torch.testing.assert_close(wide.log_weights, plain.log_weights)
