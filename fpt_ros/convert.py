@@ -17,7 +17,7 @@ from std_msgs.msg import Header
 
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.mixture import GaussianMixture
-from fpt_ros.core.predictor import Motion
+from fpt_ros.core.motion import Motion
 from fpt_ros.images import depth_to_metres
 from fpt_ros.msg import MotionDistribution, PokeArray, WhatIf
 from fpt_ros.params import Settings

@@ -19,7 +19,7 @@ from fpt_ros import convert  # noqa: E402
 from fpt_ros.core.errors import InvalidInputError  # noqa: E402
 from fpt_ros.core.geometry import CropTransform  # noqa: E402
 from fpt_ros.core.mixture import GaussianMixture  # noqa: E402
-from fpt_ros.core.predictor import Motion, PointFlag  # noqa: E402
+from fpt_ros.core.motion import Motion, PointFlag  # noqa: E402
 from fpt_ros.images import depth_to_metres, image_to_rgb  # noqa: E402
 from fpt_ros.msg import MotionDistribution, Poke, PokeArray, WhatIf  # noqa: E402
 from fpt_ros.nodes.jobs import Status  # noqa: E402

@@ -14,7 +14,8 @@ from fpt_ros.core.errors import InvalidInputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from fpt_ros.core.predictor import Motion, MotionPredictor, MovingParts
+    from fpt_ros.core.motion import Motion, MovingParts
+    from fpt_ros.core.predictor import MotionPredictor
 
 Numbers = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
@@ -127,7 +128,7 @@ def _read(path: Path) -> np.ndarray:
 
 def _points(motion: Motion) -> list[dict[str, Any]]:
     """Each point's distribution: moments, modes (the likeliest first) and all components."""
-    from fpt_ros.core.predictor import PointFlag
+    from fpt_ros.core.motion import PointFlag
 
     mixture = motion.mixture
     mode_weights, mode_means = mixture.modes()

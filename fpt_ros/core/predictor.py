@@ -18,10 +18,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import IntFlag
-from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +33,7 @@ from .errors import InvalidInputError, NoImageError
 from .geometry import CropTransform
 from .joint import sample_jointly
 from .mixture import GaussianMixture
+from .motion import DenseMaps, Motion, MovingParts, PointFlag
 from .parts import DEFAULT_THRESHOLD_NATS, influence, moving_part_mask
 from .pixels import Pixels
 from .refine import refine
@@ -46,55 +45,6 @@ _TOKENS = 4096
 _POKES_PER_TOKEN = 256
 # Tokens whose keys and values are held at once in joint sampling: 74 kB each in FPT-Base.
 _JOINT_TOKENS = 8192
-
-
-class PointFlag(IntFlag):
-    """Why the answer for a point is not to be used; 0 means it is."""
-
-    OUTSIDE_ROI = 1  # the model did not see this point
-    NONFINITE = 2  # the network overflowed
-    OUTSIDE_IMAGE = 4  # the point is no point of the image at all
-
-
-@dataclass(frozen=True, eq=False)
-class Motion:
-    """Where points go.
-
-    Attributes:
-        points_px: float32 [N, 2].
-        on_device: displacements in px, batch [N], or [C, N] for C candidates; float64, where the
-            engine computes. NaN where flags are set.
-        flags: uint8 [N] or [C, N], bits of `PointFlag`.
-        transform: what the model saw of the image.
-        horizon_s: seconds that the displacements take; 0 means unknown.
-    """
-
-    points_px: NDArray[np.float32]
-    on_device: GaussianMixture
-    flags: NDArray[np.uint8]
-    transform: CropTransform
-    horizon_s: float
-
-    @cached_property
-    def mixture(self) -> GaussianMixture:
-        """The displacements, on the CPU."""
-        return self.on_device.to("cpu")
-
-
-class MovingParts(NamedTuple):
-    """What moves with a poke, at the size of the source image."""
-
-    mask: NDArray[np.bool_]  # [H, W], or [P, H, W] for one part per poke
-    score: NDArray[np.float32]  # same shape: KL divergence in nats; NaN where nothing was seen
-
-
-class DenseMaps(NamedTuple):
-    """Answers for every pixel of the source image; NaN where the model does not see."""
-
-    displacement_px: NDArray[np.float32]  # [H, W, 2], expected
-    uncertainty_px: NDArray[np.float32]  # [H, W], standard deviation of the displacement
-    parts: MovingParts
-    n_queried: int  # points at which the network was asked, once with and once without the pokes
 
 
 @dataclass(frozen=True, eq=False)

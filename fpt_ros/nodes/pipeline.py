@@ -15,8 +15,9 @@ from std_msgs.msg import Header
 from fpt_ros import convert, draw
 from fpt_ros.core.checkpoint import Checkpoint
 from fpt_ros.core.errors import EngineError, FptError, InvalidInputError
+from fpt_ros.core.motion import Motion
 from fpt_ros.core.parts import influence, moving_part_mask
-from fpt_ros.core.predictor import EncodedFrame, Motion, MotionPredictor
+from fpt_ros.core.predictor import EncodedFrame, MotionPredictor
 from fpt_ros.engines.choose import Service
 from fpt_ros.images import image_to_pixels, image_to_rgb
 from fpt_ros.msg import ModelInfo, MotionDistribution

@@ -25,7 +25,8 @@ from fpt_ros.core.errors import InvalidInputError, NoImageError
 from fpt_ros.core.geometry import CropTransform
 from fpt_ros.core.mixture import GaussianMixture
 from fpt_ros.core.model import FlowPokeModel
-from fpt_ros.core.predictor import MotionPredictor, PointFlag
+from fpt_ros.core.motion import PointFlag
+from fpt_ros.core.predictor import MotionPredictor
 
 CONFIG = ModelConfig(
     DinoEncoderConfig(input_px=56, width=32, depth=1, heads=2, position_grid=4),
