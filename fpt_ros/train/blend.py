@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 State = dict[str, Tensor]
 
-SHARES = (0.25, 0.5, 0.75, 1.0)
+SHARES = (0.25, 0.5, 0.625, 0.75, 0.875, 1.0)
 """Shares of the tuned weights that are tried; 0 would be the base."""
 
 _TRIMMED = 0.02
@@ -41,22 +41,30 @@ class Trial:
     nll: float
     synthetic_epe_px: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
-    def forgotten(self, base: Trial) -> float:
-        """By what share of the base's the error rose that rose more; 0 if neither did."""
+    def forgotten(self, base: Trial) -> tuple[float, float]:
+        """By what share of the base's the error rose, and the standard error of that share.
+
+        Of the two errors, the one with the greater sum of both numbers. Zeros where there is none.
+        """
         if self.synthetic_epe_px is None or base.synthetic_epe_px is None:
-            return 0.0
-        rises = [0.0]
+            return 0.0, 0.0
+        rises = [(0.0, 0.0)]
         for before, after in zip(base.synthetic_epe_px, self.synthetic_epe_px, strict=True):
             known = ~np.isnan(before)
             if known.any():
-                change = _trimmed_mean((after - before)[known])
-                rises.append(change / float(before[known].mean()))
-        return float(np.max(rises))  # NaN if one is
+                change = np.array(_trimmed_mean((after - before)[known])) / before[known].mean()
+                rises.append((float(change[0]), float(change[1])))
+        return max(rises, key=lambda rise: (math.isnan(sum(rise)), sum(rise)))
 
 
-def _trimmed_mean(values: NDArray[np.float64]) -> float:
-    out = math.ceil(_TRIMMED * len(values))
-    return float(np.sort(values)[out:-out].mean() if len(values) > 2 * out else np.median(values))
+def _trimmed_mean(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The mean without the extremes, and its standard error (Tukey and McLaughlin, 1963)."""
+    n, out = len(values), math.ceil(_TRIMMED * len(values))
+    if n <= 2 * out:
+        return float(np.median(values)), 0.0
+    kept = np.sort(values)[out:-out]
+    winsorized = np.concatenate([kept, kept[:1].repeat(out), kept[-1:].repeat(out)])
+    return float(kept.mean()), float(winsorized.std(ddof=1) * math.sqrt(n) / (n - 2 * out))
 
 
 def interpolate(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], share: float) -> State:
@@ -75,14 +83,14 @@ def interpolate(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], share: 
 def choose(base: Trial, trials: list[Trial], forget_percent: float) -> Trial:
     """The trial with the lowest `nll` among those that forget little.
 
-    Little is half of `forget_percent`, because the choice is made on few samples and the gate looks
-    at others. If all forget more, the one that forgets least.
+    Little is at most `forget_percent` with one standard error added: the choice is made on few
+    samples, and the gate looks at others. If all forget more, the one that forgets least.
     """
-    limit = forget_percent / 200
-    mild = [trial for trial in trials if trial.forgotten(base) <= limit]
+    forgotten = {trial.share: sum(trial.forgotten(base)) for trial in trials}
+    mild = [trial for trial in trials if forgotten[trial.share] <= forget_percent / 100]
     if mild:
         return min(mild, key=lambda trial: trial.nll)
-    return min(trials, key=lambda trial: trial.forgotten(base))
+    return min(trials, key=lambda trial: forgotten[trial.share])
 
 
 def best(
@@ -93,12 +101,14 @@ def best(
     trials = [trial(share, interpolate(base, tuned, share)) for share in SHARES]
     chosen = choose(before, trials, forget_percent)
     for each in trials:
+        rise, error = each.forgotten(before)
         log.info(
-            "averaging: %.0f %% tuned: NLL %.3f (base %.3f), forgotten %+.1f %%%s",
+            "averaging: %.0f %% tuned: NLL %.3f (base %.3f), forgotten %.1f +- %.1f %%%s",
             100 * each.share,
             each.nll,
             before.nll,
-            100 * each.forgotten(before),
+            100 * rise,
+            100 * error,
             ", chosen" if each is chosen else "",
         )
     return chosen, interpolate(base, tuned, chosen.share)
