@@ -127,6 +127,9 @@ def _model_record(
     for name, factor in (("iou_kl", 1.0), ("iou_kl_half", 0.5), ("iou_kl_double", 2.0)):
         mask = score > factor * settings.threshold_nats
         record[name] = metrics.intersection_over_union(mask, moving)
+    # What more likely moves than not; the length of the mean calls moving what may move far.
+    likely = mixture.prob_longer_than(MOVING).numpy() > 0.5
+    record["iou_likely"] = metrics.intersection_over_union(likely, moving)
     return record
 
 

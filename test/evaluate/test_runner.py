@@ -116,6 +116,35 @@ def test_halved_and_doubled_thresholds_take_more_and_fewer_points():
     assert got == pytest.approx([1.0, 5 / 9, 2 / 9])
 
 
+class Doubtful(Oracle):
+    """Expects each point to stay, or with some probability to move by a tenth of the picture."""
+
+    def __init__(self, probability):
+        self.probability = torch.from_numpy(probability.reshape(-1)).double()
+
+    def predict(self, pokes, queries, camera_static):
+        weights = torch.stack([1 - self.probability, self.probability], dim=-1)
+        means_px = torch.tensor([[0.0, 0.0], [0.1 * SIDE_PX, 0.0]], dtype=torch.float64)
+        mixture = GaussianMixture(
+            weights.log(),
+            means_px.expand(len(queries), 2, 2),
+            (1e-4 * SIDE_PX * torch.eye(2, dtype=torch.float64)).expand(len(queries), 2, 2, 2),
+        )
+        return SimpleNamespace(mixture=mixture)
+
+
+def test_what_moves_more_likely_than_not():
+    probability = np.full((GRID, GRID), 0.01)  # the mean moves by 0.1 % of the side
+    probability[0] = 0.45  # by 4.5 %
+    probability[1] = 0.55
+    flow = np.zeros((GRID, GRID, 2), np.float32)
+    flow[1, :, 0] = 0.1
+    settings = EvaluationSettings(poke_counts=(1,), compare_with=())
+    (record,) = evaluate(Doubtful(probability), [replace(sample(), flow=flow)], settings)
+    assert record["iou_likely"] == 1.0
+    assert record["iou_flow"] == 0.5
+
+
 class Calibrated:
     """Expects one of two motions at each point, and what happens is drawn from just that."""
 
@@ -229,7 +258,7 @@ def test_the_model_is_set_against_the_best_baseline_sample_by_sample():
         common = {"key": key, "scene": scene, "family": "door", "pokes": 1, "camera_static": True}
         return [
             common | {"method": method, "epe_moving_px": epe, "epe_all_px": epe,
-                      "iou_flow": 0.1, "iou_kl": 0.6}
+                      "iou_flow": 0.1, "iou_kl": 0.6, "iou_likely": 0.5}
             for method, epe in errors.items()
         ]  # fmt: skip
 
