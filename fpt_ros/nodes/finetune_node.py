@@ -376,10 +376,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda number, _: asked_to_end.append(number))
     os.environ.update(profile_environment(os.environ))
-    rclpy.init(
-        args=None if arguments is None else list(arguments),
-        signal_handler_options=SignalHandlerOptions.NO,
-    )
+    try:
+        rclpy.init(
+            args=None if arguments is None else list(arguments),
+            signal_handler_options=SignalHandlerOptions.NO,
+        )
+    except RuntimeError as error:  # it says which of the --ros-args it cannot read
+        print(f"finetune: {error}", file=sys.stderr)
+        return 2
     try:
         node = FineTuneNode()
     except InvalidParameterValueException as error:

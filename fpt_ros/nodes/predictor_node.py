@@ -280,7 +280,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # The executor's thread has little to do, but is to do it at once while the worker computes.
     sys.setswitchinterval(0.0005)
     os.environ.update(profile_environment(os.environ))
-    rclpy.init(args=None if arguments is None else list(arguments))
+    try:
+        rclpy.init(args=None if arguments is None else list(arguments))
+    except RuntimeError as error:  # it says which of the --ros-args it cannot read
+        print(f"predictor: {error}", file=sys.stderr)
+        return 2
     try:
         node = PredictorNode()
     except InvalidParameterValueException as error:

@@ -254,3 +254,13 @@ def test_an_impossible_parameter_ends_the_process_with_its_name(start):
     assert node.process.returncode == 2
     assert "grid_size" in output
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("module", ["predictor", "finetune_node"])
+def test_an_impossible_remapping_ends_the_process_with_its_text(module):
+    command = [sys.executable, "-m", f"fpt_ros.nodes.{module}", "--ros-args"]
+    rule = "image:=/camera/image-raw"
+    ended = subprocess.run([*command, "-r", rule], capture_output=True, text=True, timeout=60.0)
+    assert ended.returncode == 2
+    assert rule in ended.stderr
+    assert "Traceback" not in ended.stderr
