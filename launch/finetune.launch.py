@@ -76,8 +76,11 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     }
     if values["promote"]:
         overrides["promote"] = values["promote"] == "true"
-    if values["budget_minutes"]:
-        overrides["budget_minutes"] = float(values["budget_minutes"])
+    if text := values["budget_minutes"]:
+        try:
+            overrides["budget_minutes"] = float(text)
+        except ValueError:
+            raise RuntimeError(f"budget_minutes: {text!r} is no number") from None
     return [
         *(
             SetEnvironmentVariable(name, value)

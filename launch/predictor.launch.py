@@ -105,8 +105,11 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     overrides: dict[str, bool | float | str] = {"use_sim_time": values["use_sim_time"] == "true"}
     given = ("checkpoint", "engine", "device", "surprise_dir")
     overrides |= {name: values[name] for name in given if values[name]}
-    if values["surprise_period_s"]:
-        overrides["surprise_period_s"] = float(values["surprise_period_s"])
+    if text := values["surprise_period_s"]:
+        try:
+            overrides["surprise_period_s"] = float(text)
+        except ValueError:
+            raise RuntimeError(f"surprise_period_s: {text!r} is no number") from None
     if values["build_only"] == "true":
         overrides["build_only"] = True
     if values["autostart"]:

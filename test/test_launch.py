@@ -25,6 +25,7 @@ from fpt_ros.params import FINE_TUNE_TABLE, TABLE
 
 ROOT = Path(__file__).parents[1]
 LAUNCH_FILE = ROOT / "launch" / "predictor.launch.py"
+FINE_TUNE_LAUNCH_FILE = LAUNCH_FILE.with_name("finetune.launch.py")
 CONFIG = ROOT / "config"
 LAUNCH_IS_HERE = importlib.util.find_spec("launch_ros") and shutil.which("ros2")
 
@@ -56,10 +57,7 @@ def test_parameter_file_is_the_table_with_a_comment_on_every_value(file, table):
     ("launch_file", "header"),
     [
         (LAUNCH_FILE, "| argument | default | meaning |"),
-        (
-            LAUNCH_FILE.with_name("finetune.launch.py"),
-            "| argument of `finetune.launch.py` | meaning |",
-        ),
+        (FINE_TUNE_LAUNCH_FILE, "| argument of `finetune.launch.py` | meaning |"),
     ],
 )
 def test_launch_arguments_are_those_of_the_documentation(launch_file, header):
@@ -123,40 +121,64 @@ def test_the_profile_is_used_unless_the_user_chose_otherwise():
 # ---- with the real launch -----------------------------------------------------------------------
 
 
-@needs_launch
-def test_arguments_reach_the_node(tmp_path):
+@pytest.fixture
+def launch_actions(monkeypatch, tmp_path):
+    """Return what a launch file would do, given arguments."""
     from launch import LaunchContext
-    from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
-    from launch_ros.actions import LifecycleNode
+    from launch.actions import DeclareLaunchArgument
 
-    spec = importlib.util.spec_from_file_location("predictor_launch", LAUNCH_FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    for variable in ("FASTDDS_DEFAULT_PROFILES_FILE", "RMW_IMPLEMENTATION"):
+        monkeypatch.delenv(variable, raising=False)
     params = tmp_path / "mine.yaml"
-    params.write_text("/**: {ros__parameters: {grid_size: 8}}")
+    params.write_text("/**: {ros__parameters: {}}")
 
-    def actions(**given: str) -> list:
+    def actions(launch_file: Path, **given: str) -> list:
+        spec = importlib.util.spec_from_file_location(
+            launch_file.name.replace(".", "_"), launch_file
+        )
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
         context = LaunchContext()
         context.launch_configurations.update({"params_file": str(params), **given})
         for argument in module.ARGUMENTS:
             assert isinstance(argument, DeclareLaunchArgument)
             argument.execute(context)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.delenv("FASTDDS_DEFAULT_PROFILES_FILE", raising=False)
-            patch.delenv("RMW_IMPLEMENTATION", raising=False)
-            return module.start(context)
+        return module.start(context)
 
-    profile, node = actions(image="/cam/image", device="cpu")
-    assert isinstance(profile, SetEnvironmentVariable)
-    assert isinstance(node, LifecycleNode)
-    with pytest.raises(RuntimeError, match="gone"):
-        actions(params_file=str(tmp_path / "gone.yaml"))
-    with pytest.raises(RuntimeError, match="autostart"):
-        actions(autostart="maybe")
+    return actions
 
 
 @needs_launch
-def test_a_launched_node_becomes_active_and_ends_cleanly(tmp_path):
+def test_the_profile_is_set_before_the_node_starts(launch_actions):
+    from launch.actions import SetEnvironmentVariable
+    from launch_ros.actions import LifecycleNode
+
+    profile, node = launch_actions(LAUNCH_FILE, image="/cam/image", device="cpu")
+    assert isinstance(profile, SetEnvironmentVariable)
+    assert isinstance(node, LifecycleNode)
+
+
+@needs_launch
+@pytest.mark.parametrize(
+    ("launch_file", "name", "value"),
+    [
+        (LAUNCH_FILE, "params_file", "/gone.yaml"),
+        (LAUNCH_FILE, "autostart", "maybe"),
+        (LAUNCH_FILE, "surprise_period_s", "often"),
+        (FINE_TUNE_LAUNCH_FILE, "params_file", "/gone.yaml"),
+        (FINE_TUNE_LAUNCH_FILE, "promote", "maybe"),
+        (FINE_TUNE_LAUNCH_FILE, "budget_minutes", "ten"),
+    ],
+)
+def test_an_impossible_argument_is_named(launch_actions, launch_file, name, value):
+    with pytest.raises(RuntimeError) as refusal:
+        launch_actions(launch_file, **{name: value})
+    assert name in str(refusal.value)
+    assert value in str(refusal.value)
+
+
+@needs_launch
+def test_a_launched_node_gets_its_arguments_becomes_active_and_ends_cleanly(tmp_path):
     torch.manual_seed(0)
     tiny = ModelConfig(
         PyramidEncoderConfig(input_px=64, width=32, depth=1, heads=2),
@@ -166,7 +188,7 @@ def test_a_launched_node_becomes_active_and_ends_cleanly(tmp_path):
     save_checkpoint(tmp_path / "tiny.safetensors", FlowPokeModel(tiny))
     command = ["ros2", "launch", str(LAUNCH_FILE), f"checkpoint:={tmp_path}/tiny.safetensors"]
     launch = subprocess.Popen(
-        [*command, "namespace:=robot", "image:=/cam/image_raw"],
+        [*command, "namespace:=robot", "image:=/cam/image_raw", "surprise_dir:=2026"],
         env=os.environ | {"ROS_LOG_DIR": str(tmp_path / "log")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -175,19 +197,26 @@ def test_a_launched_node_becomes_active_and_ends_cleanly(tmp_path):
     lines: list[str] = []
     reader = threading.Thread(target=lambda: lines.extend(launch.stdout), daemon=True)
     reader.start()
-    state = ""
-    deadline_s = time.monotonic() + 120
-    while "active" not in state.split() and time.monotonic() < deadline_s:
-        asked = subprocess.run(
-            ["ros2", "lifecycle", "get", "--no-daemon", "--spin-time", "3", "/robot/predictor"],
+
+    def ask(*words: str) -> str:
+        return subprocess.run(
+            ["ros2", *words, "--no-daemon", "--spin-time", "3"],
             capture_output=True,
             text=True,
             timeout=60,
-        )
-        state = asked.stdout
+        ).stdout
+
+    state = ""
+    deadline_s = time.monotonic() + 120
+    while "active" not in state.split() and time.monotonic() < deadline_s:
+        state = ask("lifecycle", "get", "/robot/predictor")
+    images = ask("topic", "info", "/cam/image_raw")
+    folder = ask("param", "get", "/robot/predictor", "surprise_dir")
     launch.send_signal(signal.SIGINT)
     assert launch.wait(30) == 0, "".join(lines)
     reader.join(10)
     assert "active" in state.split(), "".join(lines)
+    assert "Subscription count: 1" in images
+    assert "String value is: 2026" in folder  # as YAML it would be a number
     assert "process has finished cleanly" in "".join(lines)
     assert "Traceback" not in "".join(lines)
