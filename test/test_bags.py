@@ -265,12 +265,12 @@ def fpt(*arguments: str) -> subprocess.Popen[str]:
 
 def test_play_and_record_between_two_processes(tmp_path):
     output = tmp_path / "recorded"
-    topic = "/renamed"
+    topic = "/camera/camera_info"  # itself renamed
     recorder = fpt("record", topic, "/never_published", "-o", str(output))
     began_ns = time.time_ns()
     player = fpt(
         *("play", str(BUNDLED), "--topics", "/camera/image_raw/compressed"),
-        *("--remap", f"/camera/image_raw/compressed:={topic}"),
+        *("--remap", f"/camera/image_raw/compressed:={topic}", f"{topic}:=/not_twice"),
         *("--rate", "8", "--stamp", "now", "--subscribers", "1"),
     )
     _, report = player.communicate(timeout=60)

@@ -68,7 +68,8 @@ def play(
         known = reader.damages
         for damage in known:
             console.print(damage, style="yellow", markup=False)
-        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+        # Without arguments: rclpy would apply the `a:=b` of the command line once more.
+        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         try:
             player = Player(rclpy.create_node("fpt_play"), reader, topics, remap, rate)
             player.run(console, loop=loop, clock=clock, stamp=stamp, subscribers=subscribers)
