@@ -166,17 +166,16 @@ class HeadConfig:
     min_std: float = MIN_HEAD_STD  # least deviation along a Cholesky axis, in the unit square
     poke_relative: bool = False  # means are a turned and scaled copy of a poke's flow + an offset
     stays: bool = False  # the first component is pinned: mean 0, deviation about min_std
-    std_factor: float = 1.0  # of what deviations have above min_std: calibration after training
+    std_factor: float = 1.0  # of what deviations have above (about) min_std: calibration
 
     def __post_init__(self) -> None:
         """Validate; raises InvalidInputError."""
         _check_sizes(self, n_components=64)
         _check_positive(self, "flow_scale", "min_std", "std_factor")
         least = self.min_std * self.flow_scale
-        if least < MIN_HEAD_STD or (self.stays and least <= self.std_factor * MIN_HEAD_STD):
+        if least < MIN_HEAD_STD or (self.stays and least <= MIN_HEAD_STD):
             raise InvalidInputError(
-                f"min_std {self.min_std} must be at least {MIN_HEAD_STD} / flow_scale, and more "
-                "than std_factor times that if one component stays"
+                f"min_std {self.min_std} must be at least {MIN_HEAD_STD} / flow_scale"
             )
         _check_flags(self, "poke_relative", "stays")
 

@@ -341,7 +341,7 @@ def displacement_mixture(
 ) -> GaussianMixture:
     """Distributions of the displacement, in units of the unit square, from raw [..., 6K]."""
     inner = GaussianMixture.from_head(raw, head.n_components, dtype)
-    floor = head.min_std - head.std_factor * MIN_HEAD_STD / head.flow_scale
+    floor = head.min_std - MIN_HEAD_STD / head.flow_scale
     if head.flow_scale == head.std_factor == 1 and floor == 0 and not head.stays:
         return inner
     eye = torch.eye(2, dtype=dtype, device=raw.device)

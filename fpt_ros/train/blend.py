@@ -24,7 +24,7 @@ SHARES = (0.25, 0.5, 0.625, 0.75, 0.875, 1.0)
 """Shares of the tuned weights that are tried; 0 would be the base."""
 
 _TRIMMED = 0.02
-"""Share of the views, but at least one, left out at either end where changes are averaged: of 194
+"""Share of the scenes, but at least one, left out at either end where changes are averaged: of 194
 views one alone, of which all was suddenly expected to move, made six of seven per cent."""
 
 
@@ -33,7 +33,7 @@ class Trial:
     """One share and what it is worth on validation data.
 
     `nll` is the score on the recording, lower is better. `synthetic_epe_px` are the errors over
-    moving and over all points of the synthetic world, float [views] each, NaN where nothing moves;
+    moving and over all points of the synthetic world, float [scenes] each, NaN where nothing moves;
     None where there is no such data.
     """
 
@@ -44,7 +44,8 @@ class Trial:
     def forgotten(self, base: Trial) -> tuple[float, float]:
         """By what share of the base's the error rose, and the standard error of that share.
 
-        Of the two errors, the one with the greater sum of both numbers. Zeros where there is none.
+        Of the two errors, the one with the greater sum of both numbers. Zeros where there is none;
+        NaN if an error became one.
         """
         if self.synthetic_epe_px is None or base.synthetic_epe_px is None:
             return 0.0, 0.0
@@ -54,14 +55,16 @@ class Trial:
             if known.any():
                 change = np.array(_trimmed_mean((after - before)[known])) / before[known].mean()
                 rises.append((float(change[0]), float(change[1])))
-        return max(rises, key=lambda rise: (math.isnan(sum(rise)), sum(rise)))
+        return max(rises, key=lambda rise: _or_infinite(sum(rise)))
 
 
 def _trimmed_mean(values: NDArray[np.float64]) -> tuple[float, float]:
     """The mean without the extremes, and its standard error (Tukey and McLaughlin, 1963)."""
     n, out = len(values), math.ceil(_TRIMMED * len(values))
-    if n <= 2 * out:
-        return float(np.median(values)), 0.0
+    if np.isnan(values).any():
+        return math.nan, math.nan
+    if n < 2 * out + 2:  # too few to tell how much they differ
+        return float(np.median(values)), math.inf
     kept = np.sort(values)[out:-out]
     winsorized = np.concatenate([kept, kept[:1].repeat(out), kept[-1:].repeat(out)])
     return float(kept.mean()), float(winsorized.std(ddof=1) * math.sqrt(n) / (n - 2 * out))
@@ -83,14 +86,19 @@ def interpolate(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], share: 
 def choose(base: Trial, trials: list[Trial], forget_percent: float) -> Trial:
     """The trial with the lowest `nll` among those that forget little.
 
-    Little is at most `forget_percent` with one standard error added: the choice is made on few
-    samples, and the gate looks at others. If all forget more, the one that forgets least.
+    Little is at most `forget_percent` with one standard error as a margin: few scenes are looked
+    at, and the gate looks at others. If all forget more, the one that forgets least, and of equals
+    the first.
     """
-    forgotten = {trial.share: sum(trial.forgotten(base)) for trial in trials}
+    forgotten = {trial.share: _or_infinite(sum(trial.forgotten(base))) for trial in trials}
     mild = [trial for trial in trials if forgotten[trial.share] <= forget_percent / 100]
     if mild:
-        return min(mild, key=lambda trial: trial.nll)
+        return min(mild, key=lambda trial: _or_infinite(trial.nll))
     return min(trials, key=lambda trial: forgotten[trial.share])
+
+
+def _or_infinite(value: float) -> float:
+    return math.inf if math.isnan(value) else value
 
 
 def best(

@@ -1,39 +1,44 @@
 """Which weights a fine-tuning ends with: averaged with the base, then calibrated.
 
 Averaging is in `blend`. Averaged weights keep part of the base's doubts about what has been learned
-since, so one factor on all deviations follows, as the temperature of classifiers (Guo et al., On
-calibration of modern neural networks, 2017): it leaves the means of the components as they are.
-Both are chosen on validation data.
+since, so a factor on their deviations follows (`HeadConfig.std_factor`), found like the temperature
+of classifiers (Guo et al., On calibration of modern neural networks, 2017): it leaves the means of
+the components as they are. Both are chosen on validation data.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fpt_ros.core.checkpoint import Checkpoint, load_checkpoint
+from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.train import blend
 from fpt_ros.train.validate import ValidationSet, measure, validate
 
 log = logging.getLogger(__name__)
 
 STD_FACTORS = (0.7, 0.85, 1.0, 1.2, 1.4)
-"""Values of `HeadConfig.std_factor` that are tried, whatever the base has: a product would drift
-away where one fine-tuning follows another. No farther from 1, because a few blocks of time say
-little: the likelihood of three blocks asked for 0.5, which was too narrow for others."""
+"""Values of `HeadConfig.std_factor` that are tried, and the base's own. They are no multiples of
+the base's: from one fine-tuning to the next those would drift away. No farther from 1, because a
+few blocks of time say little: the likelihood of three asked for 0.5, too narrow for others."""
+
+_CALIBRATION_VIEWS = 64  # synthetic ones, about
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What is kept. `checkpoint` is the base with other weights and deviations."""
+    """What is kept."""
 
-    checkpoint: Checkpoint
+    model: FlowPokeModel
     share: float  # of the tuned weights in the average
     std_factor: float
 
@@ -47,45 +52,58 @@ def choose_weights(
     device: torch.device,
     advance: Callable[[float], object],
 ) -> Chosen:
-    """Choose by the NLL on `own` among averages that forget little on `synthetic`.
+    """Choose the share by the NLL on `own` among those that forget little on `synthetic`.
 
-    NLL is that over all and that over moving points, at one poke. `advance` is told the share of
-    the work that is done.
+    The factor on deviations is chosen by the NLL on both together. NLL is the sum of that over all
+    and that over moving points, at one poke. `advance` is told the share of the work that is done.
     """
+    head = base.config.head
 
-    def own_nll(checkpoint: Checkpoint) -> float:
-        found = validate(checkpoint.build_model().to(device), own, device)
+    def model_of(state: blend.State, std_factor: float) -> FlowPokeModel:
+        config = dataclasses.replace(
+            base.config, head=dataclasses.replace(head, std_factor=std_factor)
+        )
+        built = dataclasses.replace(base, config=config, state_dict=state).build_model()
+        return built.to(device)
+
+    def nll(model: FlowPokeModel, views: ValidationSet) -> float:
+        found = validate(model, views, device)
         return found["nll/one_poke"] + found["nll/one_poke_moving"]
 
     def trial(share: float, state: blend.State) -> blend.Trial:
         advance(0.8 * share)
-        averaged = dataclasses.replace(base, state_dict=state)
+        model = model_of(state, head.std_factor)
         errors_px = None
         if synthetic is not None:
-            rows = measure(averaged.build_model().to(device), synthetic, device)
+            rows = measure(model, synthetic, device)
             moving_px, all_px = (
-                np.array([row[f"epe_px/{points}"] for row in rows]) for points in ("moving", "all")
+                _by_scene(rows, f"epe_px/{points}", synthetic.scene) for points in ("moving", "all")
             )
             errors_px = (moving_px, all_px)
-        return blend.Trial(share, own_nll(averaged), errors_px)
+        return blend.Trial(share, nll(model, own), errors_px)
 
     tuned = load_checkpoint(tuned_path).state_dict
     best, state = blend.best(base.state_dict, tuned, trial, forget_percent)
 
-    advance(0.9)
-    head = base.config.head
-    calibrated = {
-        factor: dataclasses.replace(
-            base,
-            config=dataclasses.replace(
-                base.config, head=dataclasses.replace(head, std_factor=factor)
-            ),
-            state_dict=state,
-        )
-        for factor in dict.fromkeys((head.std_factor, *STD_FACTORS))
-    }
-    nll = {factor: own_nll(checkpoint) for factor, checkpoint in calibrated.items()}
-    chosen = min(nll, key=lambda factor: nll[factor])
-    listed = ", ".join(f"{factor:g}: {nll[factor]:.3f}" for factor in sorted(nll))
-    log.info("NLL with deviations times %s; %g chosen", listed, chosen)
-    return Chosen(calibrated[chosen], best.share, chosen)
+    some = synthetic and synthetic.every(math.ceil(len(synthetic) / _CALIBRATION_VIEWS))
+    nlls: dict[float, float] = {}
+    for n, factor in enumerate(dict.fromkeys((head.std_factor, *STD_FACTORS))):
+        advance(0.8 + 0.03 * n)
+        model = model_of(state, factor)
+        nlls[factor] = nll(model, own) + (nll(model, some) if some else 0.0)
+    chosen = min(nlls, key=lambda factor: (math.isnan(nlls[factor]), nlls[factor]))
+    listed = ", ".join(f"{factor:g}: {nlls[factor]:.3f}" for factor in sorted(nlls))
+    log.info("NLL by the factor on deviations: %s; %g chosen", listed, chosen)
+    return Chosen(model_of(state, chosen), best.share, chosen)
+
+
+def _by_scene(
+    rows: list[dict[str, float]], error: str, scene: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Means of an error over the views of each scene in which it is defined; NaN where in none."""
+    # An error that is no number where that of "no motion" is one is to be seen.
+    defined = np.array([not math.isnan(row[f"{error}_if_still"]) for row in rows])
+    values = np.array([row[error] for row in rows])
+    sums = np.bincount(scene[defined], values[defined], minlength=scene.max() + 1)
+    counts = np.bincount(scene[defined], minlength=scene.max() + 1)
+    return np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)

@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 
-from fpt_ros.core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fpt_ros.core.checkpoint import load_checkpoint, save_checkpoint
 from fpt_ros.core.engine import TorchEngine
 from fpt_ros.core.errors import FptError, InvalidInputError
+from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.core.predictor import MotionPredictor
 from fpt_ros.data.clips import make_shards
 from fpt_ros.data.clips_report import save_report
@@ -135,11 +136,11 @@ class FineTuning:
             test_sets[SYNTHETIC] = TestSet(
                 ShardIndex.scan(synthetic, "test"), self.config.test_views
             )
-        before = self._predictor(self.base)
+        before = self._predictor(self.base.build_model())
         records = self._measured("measuring the base", test_sets, before, BEFORE)
         trainer, history = self._train(recording, synthetic)
         chosen = self._choose_weights(synthetic, trainer)
-        after = self._predictor(chosen.checkpoint)
+        after = self._predictor(chosen.model)
         for name, rows in self._measured("measuring the result", test_sets, after, AFTER).items():
             records[name] += rows
         comparisons = {name: compared(rows) for name, rows in records.items()}
@@ -382,10 +383,8 @@ class FineTuning:
 
     # ---- results --------------------------------------------------------------------------------
 
-    def _predictor(self, checkpoint: Checkpoint) -> MotionPredictor:
-        return MotionPredictor(
-            TorchEngine(checkpoint.build_model(), self.device), horizon_s=self.base.horizon_s
-        )
+    def _predictor(self, model: FlowPokeModel) -> MotionPredictor:
+        return MotionPredictor(TorchEngine(model, self.device), horizon_s=self.base.horizon_s)
 
     def _measured(
         self, phase: str, test_sets: dict[str, TestSet], predictor: MotionPredictor, name: str
@@ -412,7 +411,7 @@ class FineTuning:
         base_training = {k: v for k, v in self.base.training.items() if k != "fine_tuning"}
         save_checkpoint(
             self.config.out / TUNED_FILE,
-            chosen.checkpoint.build_model(),
+            chosen.model,
             horizon_s=trainer.horizon_s,
             licence=self.base.licence,
             training={
@@ -448,9 +447,9 @@ class FineTuning:
             "rehearsal": f"{config.rehearsal_share:.0%} of the views from {synthetic}"
             if synthetic and config.rehearsal_share
             else "none",
-            "weights": f"{chosen.share:.0%} tuned, {1 - chosen.share:.0%} base, and deviations "
-            f"times {chosen.std_factor:g} (base: {self.base.config.head.std_factor:g}), both "
-            "chosen on validation",
+            "weights": f"{chosen.share:.0%} tuned, {1 - chosen.share:.0%} base, and what "
+            f"deviations have above the least times {chosen.std_factor:g} (base: "
+            f"{self.base.config.head.std_factor:g}), both chosen on validation",
             "horizon": f"{trainer.horizon_s:g} s",
         }
 

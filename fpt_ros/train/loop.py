@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import math
 import os
@@ -313,7 +314,7 @@ class Trainer:
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
-        if state["model_config"] != self.model.config.to_json():
+        if ModelConfig.from_json(state["model_config"]) != self.model.config:
             raise InvalidInputError(
                 f"--model {self.config.model} is not the network of the run in {self.config.out}: "
                 "restore it, or start a new run"
@@ -360,7 +361,9 @@ def _initial_model(config: TrainConfig) -> tuple[FlowPokeModel, dict[str, Any] |
     if config.init is None:
         return FlowPokeModel(shape), None
     checkpoint = load_checkpoint(config.init)
-    if checkpoint.config != shape:
+    # Of weights that were calibrated, the file's factor holds on.
+    head = dataclasses.replace(shape.head, std_factor=checkpoint.config.head.std_factor)
+    if checkpoint.config != dataclasses.replace(shape, head=head):
         raise InvalidInputError(
             f"{config.init} holds another network than --model {config.model}; "
             "write its configuration into a JSON file and pass that as --model"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fpt_ros.core.errors import InvalidInputError
@@ -29,6 +30,7 @@ class ValidationSet:
 
     `image` uint8 [B, 3, S, S], `xy` float32 [N, 2], `flow` float32 [B, N, 2], `valid` bool [B, N]
     (where the flow is known; elsewhere it is 0), `camera_static` bool [B]; unit-square units.
+    `scene` int [B]: the same number, the same scene.
     """
 
     image: Tensor
@@ -36,6 +38,7 @@ class ValidationSet:
     flow: Tensor
     valid: Tensor
     camera_static: Tensor
+    scene: NDArray[np.intp]
 
     @classmethod
     def load(cls, index: ShardIndex, n_views: int, grid: int, input_px: int) -> ValidationSet:
@@ -45,7 +48,7 @@ class ValidationSet:
         nothing is left, or samples have different grids.
         """
         reader = ShardReader()
-        images, flows, valids, statics = [], [], [], []
+        images, flows, valids, statics, scenes = [], [], [], [], []
         kept, cells = np.empty((0, 2), np.float32), 0
         for i, view in enumerate(index.take(n_views).views):
             outcome = view.outcomes[i % len(view.outcomes)]
@@ -68,6 +71,7 @@ class ValidationSet:
             valids.append(motion.valid[every, every].ravel())
             images.append(IDENTITY.image(rgb, input_px))
             statics.append(motion.camera_static)
+            scenes.append(f"{view.family} {view.scene_seed}")
         if not images:
             raise InvalidInputError("no sample can be validated on; the warnings above say why")
         image = np.stack(images).transpose(0, 3, 1, 2).copy()
@@ -77,6 +81,19 @@ class ValidationSet:
             torch.from_numpy(np.stack(flows)),
             torch.from_numpy(np.stack(valids)),
             torch.tensor(statics),
+            np.unique(scenes, return_inverse=True)[1],
+        )
+
+    def every(self, step: int) -> ValidationSet:
+        """One in `step` of the views."""
+        rows = slice(None, None, step)
+        return replace(
+            self,
+            image=self.image[rows],
+            flow=self.flow[rows],
+            valid=self.valid[rows],
+            camera_static=self.camera_static[rows],
+            scene=self.scene[rows],
         )
 
     def __len__(self) -> int:

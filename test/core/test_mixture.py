@@ -13,7 +13,7 @@ from scipy.special import ndtri
 from scipy.stats import multivariate_normal, ncx2
 from torch import distributions as D
 
-from fpt_ros.core.config import HeadConfig
+from fpt_ros.core.config import MIN_HEAD_STD, HeadConfig
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.mixture import GaussianMixture, displacement_mixture
 
@@ -620,10 +620,16 @@ def test_std_factor_scales_what_is_above_the_least_deviation(stays):
     raw = torch.randn(50, 18, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     plain = displacement_mixture(raw, head)
     wide = displacement_mixture(raw, dataclasses.replace(head, std_factor=1.4))
-    least = 0.006 * torch.eye(2, dtype=torch.float64)
-    free = slice(1 if stays else 0, None)
-    torch.testing.assert_close(
-        wide.scale_tril[:, free] - least, 1.4 * (plain.scale_tril[:, free] - least)
-    )
+    least = (0.006 - MIN_HEAD_STD / 10) * torch.eye(2, dtype=torch.float64)
+    torch.testing.assert_close(wide.scale_tril - least, 1.4 * (plain.scale_tril - least))
+    if stays:
+        torch.testing.assert_close(wide.scale_tril[:, 0], least.expand(50, 2, 2))
     torch.testing.assert_close(wide.means, plain.means)
     torch.testing.assert_close(wide.log_weights, plain.log_weights)
+
+
+def test_std_factor_of_the_published_head():
+    raw = torch.randn(50, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    plain = displacement_mixture(raw, HeadConfig())
+    narrow = displacement_mixture(raw, HeadConfig(std_factor=0.7))
+    torch.testing.assert_close(narrow.covariances, 0.49 * plain.covariances)

@@ -1,14 +1,17 @@
 """Fine-tuned weights are averaged and calibrated on validation data."""
 
 import dataclasses
+from math import nan
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from fpt_ros.core.checkpoint import load_checkpoint, save_checkpoint
 from fpt_ros.core.config import DinoEncoderConfig, HeadConfig, ModelConfig, TransformerConfig
 from fpt_ros.core.model import FlowPokeModel
-from fpt_ros.train.choose_weights import choose_weights
+from fpt_ros.train.choose_weights import _by_scene, choose_weights
 from fpt_ros.train.validate import ValidationSet
 
 CONFIG = ModelConfig(
@@ -35,7 +38,8 @@ def drawn_from(model, std_factor):
     model = with_factor(model, std_factor)
     flow = model.mixture(raw)[:, 0].sample(1, generator=random)[0]
     valid = torch.ones(n_views, n_points, dtype=torch.bool)
-    return ValidationSet(image, xy, flow.float(), valid, torch.ones(n_views, dtype=torch.bool))
+    static = torch.ones(n_views, dtype=torch.bool)
+    return ValidationSet(image, xy, flow.float(), valid, static, np.arange(n_views))
 
 
 def with_factor(model, std_factor):
@@ -46,31 +50,58 @@ def with_factor(model, std_factor):
 
 
 @pytest.fixture
-def saved(tmp_path):
+def choose(tmp_path):
+    """Choose between a network with factor 0.9 and one that expects all to be elsewhere."""
     torch.manual_seed(0)
-    model = FlowPokeModel(CONFIG).eval()
-    save_checkpoint(tmp_path / "base.safetensors", with_factor(model, 1.2))
-    save_checkpoint(tmp_path / "tuned.safetensors", model)
-    return model, tmp_path
+    base = FlowPokeModel(CONFIG).eval()
+    tuned = with_factor(base, 1.0)
+    n = CONFIG.head.n_components
+    with torch.no_grad():
+        tuned.out_mlp[-1].bias[n : 3 * n] += 1.0  # means, a tenth of the picture
+    save_checkpoint(tmp_path / "base.safetensors", with_factor(base, 0.9))
+    save_checkpoint(tmp_path / "tuned.safetensors", tuned)
+
+    def run(own, synthetic=None, told=None):
+        checkpoint = load_checkpoint(tmp_path / "base.safetensors")
+        advance = (told if told is not None else []).append
+        path = tmp_path / "tuned.safetensors"
+        return choose_weights(checkpoint, path, own, synthetic, 5.0, CPU, advance)
+
+    return SimpleNamespace(base=base, tuned=tuned, run=run)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("std_factor", [0.7, 1.0, 1.4])
-def test_finds_the_deviations_that_the_data_has(saved, std_factor):
-    model, folder = saved
+@pytest.mark.parametrize("std_factor", [0.7, 0.9, 1.0, 1.4])
+def test_finds_the_deviations_that_the_data_has(choose, std_factor):
     told = []
-    chosen = choose_weights(
-        load_checkpoint(folder / "base.safetensors"),
-        folder / "tuned.safetensors",
-        drawn_from(model, std_factor),
-        None,
-        5.0,
-        CPU,
-        told.append,
-    )
+    chosen = choose.run(drawn_from(choose.tuned, std_factor), told=told)
     assert chosen.std_factor == std_factor
-    assert chosen.checkpoint.config == with_factor(model, std_factor).config
-    for name, value in chosen.checkpoint.build_model().state_dict().items():
-        torch.testing.assert_close(value, model.state_dict()[name])
+    assert chosen.share == 1.0
+    assert chosen.model.config == with_factor(choose.tuned, std_factor).config
+    for name, value in chosen.model.state_dict().items():
+        torch.testing.assert_close(value, choose.tuned.state_dict()[name])
     assert told == sorted(told)
-    assert told[-1] < 1
+    assert told[-1] <= 1
+
+
+@torch.no_grad()
+def test_what_is_kept_is_weighed_against_what_is_learned(choose):
+    own = drawn_from(choose.tuned, 1.0)
+    assert choose.run(own, drawn_from(choose.base, 1.0)).share < choose.run(own).share == 1.0
+    # As well known as before, but twice as far spread.
+    wide = choose.run(own, drawn_from(choose.tuned, 2.0))
+    assert wide.share == 1.0
+    assert wide.std_factor > choose.run(own).std_factor
+
+
+def test_errors_are_averaged_over_scenes_first():
+    rows = [
+        {"epe_px/moving": error, "epe_px/moving_if_still": still}
+        for error, still in ((1.0, 2.0), (3.0, 2.0), (nan, nan), (5.0, 9.0), (nan, nan))
+    ]
+    means = _by_scene(rows, "epe_px/moving", np.array([0, 0, 1, 1, 2]))
+    np.testing.assert_equal(means, [2.0, 5.0, nan])
+    rows[3]["epe_px/moving"] = nan  # it moves, and the answer is no number
+    np.testing.assert_equal(
+        _by_scene(rows, "epe_px/moving", np.array([0, 0, 1, 1, 2])), [2, nan, nan]
+    )

@@ -135,10 +135,27 @@ def test_what_is_forgotten_is_not_told_by_a_single_view():
     assert after.forgotten(base) == pytest.approx((0.025, 0.0))
     after.synthetic_epe_px[1][:10] = 80.0
     assert after.forgotten(base)[0] > 0.5
-    few = np.array([6.0, 6.3, 80.0])
-    assert Trial(1.0, -7.0, (np.full(3, np.nan), few)).forgotten(
-        Trial(0.0, -6.0, (np.full(3, np.nan), np.full(3, 6.0)))
-    ) == pytest.approx((0.05, 0.0))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_of_few_scenes_it_is_not_known_what_is_forgotten(n):
+    base = Trial(0.0, -6.0, (np.full(n, np.nan), np.full(n, 6.0)))
+    trials = [
+        Trial(share, -7 - share, (np.full(n, np.nan), np.full(n, 6.0))) for share in (0.25, 1.0)
+    ]
+    assert trials[0].forgotten(base) == (0.0, math.inf)
+    assert choose(base, trials, 5.0).share == 0.25
+
+
+def test_weights_whose_errors_are_no_numbers_are_not_chosen():
+    base, good, bad = (trial(share, -6.0 - share, 20.0, 6.0) for share in (0.0, 0.25, 1.0))
+    bad.synthetic_epe_px[1][3] = np.nan
+    assert all(map(math.isnan, bad.forgotten(base)))
+    assert choose(base, [bad, good], 5.0).share == 0.25
+    good.synthetic_epe_px[1][:] = 9.0  # forgets too much, but something is known
+    assert choose(base, [bad, good], 5.0).share == 0.25
+    nothing = Trial(1.0, math.nan, good.synthetic_epe_px)
+    assert choose(base, [nothing, good], 99.0).share == 0.25
 
 
 def test_what_is_forgotten_is_as_uncertain_as_views_differ():

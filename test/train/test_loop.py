@@ -13,9 +13,10 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from fpt_ros.core.checkpoint import load_checkpoint
+from fpt_ros.core.checkpoint import load_checkpoint, save_checkpoint
 from fpt_ros.core.config import DinoEncoderConfig, HeadConfig, ModelConfig, TransformerConfig
 from fpt_ros.core.errors import CheckpointError, InvalidInputError
+from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.train.config import SelectionConfig, TrainConfig, check_resumable
 from fpt_ros.train.loop import Trainer
 from fpt_ros.train.optimize import learning_rate_factor
@@ -106,6 +107,24 @@ def test_learns_and_leaves_a_usable_checkpoint(config):
     Trainer(further).run()
     known = load_checkpoint(further.out / "last.safetensors").training["init"]
     assert known == {"sha256": checkpoint.sha256, "training": checkpoint.training}
+
+
+def test_weights_that_were_calibrated_are_a_start_too(config):
+    factor = dataclasses.replace(TINY, head=dataclasses.replace(TINY.head, std_factor=0.7))
+    start = config.out.with_name("calibrated.safetensors")
+    save_checkpoint(start, FlowPokeModel(factor))
+    Trainer(dataclasses.replace(config, init=start, steps=1)).run()
+    assert load_checkpoint(config.out / "last.safetensors").config == factor
+    Trainer(dataclasses.replace(config, init=start, steps=1, resume=True))
+
+
+def test_a_run_from_before_a_setting_of_the_network_existed_goes_on(finished, straight, tmp_path):
+    resumed = dataclasses.replace(finished, out=tmp_path / "run", resume=True)
+    known = json.loads(straight["model_config"])
+    del known["head"]["std_factor"]
+    resumed.out.mkdir()
+    save_state(resumed.out, {**straight, "model_config": json.dumps(known)})
+    assert Trainer(resumed).step == straight["step"]
 
 
 def test_resume_is_the_same_run(straight, config):
