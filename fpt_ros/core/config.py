@@ -163,7 +163,7 @@ class HeadConfig:
 
     n_components: int = 4
     flow_scale: float = 1.0  # flows are multiplied by this inside the network, to be about 1
-    min_std: float = MIN_HEAD_STD  # least deviation along a Cholesky axis, in the unit square
+    min_std: float = MIN_HEAD_STD  # about the least deviation on a Cholesky axis, unit square
     poke_relative: bool = False  # means are a turned and scaled copy of a poke's flow + an offset
     stays: bool = False  # the first component is pinned: mean 0, deviation about min_std
     std_factor: float = 1.0  # of what deviations have above (about) min_std: calibration
@@ -176,6 +176,7 @@ class HeadConfig:
         if least < MIN_HEAD_STD or (self.stays and least <= MIN_HEAD_STD):
             raise InvalidInputError(
                 f"min_std {self.min_std} must be at least {MIN_HEAD_STD} / flow_scale"
+                f"{', and more' * self.stays}"
             )
         _check_flags(self, "poke_relative", "stays")
 

@@ -25,7 +25,7 @@ SHARES = (0.25, 0.5, 0.625, 0.75, 0.875, 1.0)
 
 _TRIMMED = 0.02
 """Share of the scenes, but at least one, left out at either end where changes are averaged: of 194
-views one alone, of which all was suddenly expected to move, made six of seven per cent."""
+views three, of which all was suddenly expected to move, once made six of nine per cent."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,9 @@ class Trial:
     def forgotten(self, base: Trial) -> tuple[float, float]:
         """By what share of the base's the error rose, and the standard error of that share.
 
-        Of the two errors, the one with the greater sum of both numbers. Zeros where there is none;
-        NaN if an error became one.
+        Of the two errors, the one with the greater sum of both numbers. Zeros where there is none.
+        The standard error is that of the change alone, infinite where scenes are too few to tell.
+        NaN or infinite if an error became NaN.
         """
         if self.synthetic_epe_px is None or base.synthetic_epe_px is None:
             return 0.0, 0.0
@@ -87,8 +88,8 @@ def choose(base: Trial, trials: list[Trial], forget_percent: float) -> Trial:
     """The trial with the lowest `nll` among those that forget little.
 
     Little is at most `forget_percent` with one standard error as a margin: few scenes are looked
-    at, and the gate looks at others. If all forget more, the one that forgets least, and of equals
-    the first.
+    at, and the gate looks at others and leaves no extremes out. If all forget more, the one that
+    forgets least, and of equals the first.
     """
     forgotten = {trial.share: _or_infinite(sum(trial.forgotten(base))) for trial in trials}
     mild = [trial for trial in trials if forgotten[trial.share] <= forget_percent / 100]

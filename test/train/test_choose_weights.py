@@ -81,7 +81,7 @@ def test_finds_the_deviations_that_the_data_has(choose, std_factor):
     for name, value in chosen.model.state_dict().items():
         torch.testing.assert_close(value, choose.tuned.state_dict()[name])
     assert told == sorted(told)
-    assert told[-1] <= 1
+    assert 0.9 < told[-1] <= 1
 
 
 @torch.no_grad()

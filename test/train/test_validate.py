@@ -1,5 +1,6 @@
 """Validation counts as evaluation does, and says what it cannot use."""
 
+import json
 import math
 
 import numpy as np
@@ -66,6 +67,25 @@ def test_moving_is_what_it_is_in_evaluation(samples):
     assert measured["nll/one_poke_moving"] == pytest.approx(math.log(2 * math.pi * 1e-4), rel=1e-4)
     for threshold in ("0.5", "1", "2", "4"):
         assert measured[f"iou_kl/{threshold}"] == 1
+
+
+def test_views_of_a_scene_are_known_also_when_some_are_left_out(toy, tmp_path):
+    rng = np.random.default_rng(0)
+    seeds = [3, 5, 3, 8, 5]
+    files = {}
+    for n, seed in enumerate(seeds):
+        files[f"{n}"] = toy.members(rng, n, 0, scene_seed=seed, camera_static=n % 2 == 0)
+        meta = json.loads(files[f"{n}"]["json"])
+        files[f"{n}"]["json"] = json.dumps(meta | {"view": n}).encode()
+    toy.write_shard(tmp_path / "val-00000.tar", files)
+    views = ValidationSet.load(ShardIndex.scan(tmp_path, "val"), 5, 16, 28)
+    assert views.scene.tolist() == [0, 0, 1, 1, 2]  # in the order of the index
+    some = views.every(2)
+    assert len(some) == 3
+    assert some.scene.tolist() == [0, 1, 2]
+    for name in ("image", "flow", "valid", "camera_static"):
+        assert torch.equal(getattr(some, name), getattr(views, name)[::2])
+    assert torch.equal(some.xy, views.xy)
 
 
 @pytest.mark.parametrize("statics", [(True, False), (False, False)])
