@@ -56,7 +56,7 @@ class Trial:
             if known.any():
                 change = np.array(_trimmed_mean((after - before)[known])) / before[known].mean()
                 rises.append((float(change[0]), float(change[1])))
-        return max(rises, key=lambda rise: _or_infinite(sum(rise)))
+        return max(rises, key=lambda rise: or_infinite(sum(rise)))
 
 
 def _trimmed_mean(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -91,14 +91,15 @@ def choose(base: Trial, trials: list[Trial], forget_percent: float) -> Trial:
     at, and the gate looks at others and leaves no extremes out. If all forget more, the one that
     forgets least, and of equals the first.
     """
-    forgotten = {trial.share: _or_infinite(sum(trial.forgotten(base))) for trial in trials}
+    forgotten = {trial.share: or_infinite(sum(trial.forgotten(base))) for trial in trials}
     mild = [trial for trial in trials if forgotten[trial.share] <= forget_percent / 100]
     if mild:
-        return min(mild, key=lambda trial: _or_infinite(trial.nll))
+        return min(mild, key=lambda trial: or_infinite(trial.nll))
     return min(trials, key=lambda trial: forgotten[trial.share])
 
 
-def _or_infinite(value: float) -> float:
+def or_infinite(value: float) -> float:
+    """For comparing: NaN counts as the worst."""
     return math.inf if math.isnan(value) else value
 
 

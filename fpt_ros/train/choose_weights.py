@@ -37,11 +37,10 @@ _CALIBRATION_VIEWS = 64  # synthetic ones, at most
 
 @dataclass(frozen=True)
 class Chosen:
-    """What is kept."""
+    """What is kept: weights, and with which factor on deviations, is in the model."""
 
     model: FlowPokeModel
     share: float  # of the tuned weights in the average
-    std_factor: float
 
 
 def choose_weights(
@@ -92,10 +91,10 @@ def choose_weights(
         advance(0.8 + 0.05 * n)
         model = model_of(state, factor)
         nlls[factor] = nll(model, own) + (nll(model, some) if some else 0.0)
-    chosen = min(nlls, key=lambda factor: (math.isnan(nlls[factor]), nlls[factor]))
+    chosen = min(nlls, key=lambda factor: blend.or_infinite(nlls[factor]))
     listed = ", ".join(f"{factor:g}: {nlls[factor]:.3f}" for factor in sorted(nlls))
     log.info("NLL by the factor on deviations: %s; %g chosen", listed, chosen)
-    return Chosen(model_of(state, chosen), best.share, chosen)
+    return Chosen(model_of(state, chosen), best.share)
 
 
 def _by_scene(

@@ -401,12 +401,7 @@ class FineTuning:
                 raise InvalidInputError(f"nothing moves in any sample of the set {data!r}")
         return records
 
-    def _save(
-        self,
-        chosen: Chosen,
-        trainer: Trainer,
-        verdict: Verdict,
-    ) -> None:
+    def _save(self, chosen: Chosen, trainer: Trainer, verdict: Verdict) -> None:
         # Of a base that was fine-tuned itself the details go: a robot does this every night.
         base_training = {k: v for k, v in self.base.training.items() if k != "fine_tuning"}
         save_checkpoint(
@@ -426,11 +421,7 @@ class FineTuning:
         )
 
     def _facts(
-        self,
-        trainer: Trainer,
-        chosen: Chosen,
-        recording: Path,
-        synthetic: Path | None,
+        self, trainer: Trainer, chosen: Chosen, recording: Path, synthetic: Path | None
     ) -> dict[str, Any]:
         config = self.config
         return {
@@ -448,7 +439,7 @@ class FineTuning:
             if synthetic and config.rehearsal_share
             else "none",
             "weights": f"{chosen.share:.0%} tuned, {1 - chosen.share:.0%} base, and what "
-            f"deviations have above the least times {chosen.std_factor:g} (base: "
+            f"deviations have above the least times {chosen.model.config.head.std_factor:g} (base: "
             f"{self.base.config.head.std_factor:g}), both chosen on validation",
             "horizon": f"{trainer.horizon_s:g} s",
         }

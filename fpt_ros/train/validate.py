@@ -71,7 +71,7 @@ class ValidationSet:
             valids.append(motion.valid[every, every].ravel())
             images.append(IDENTITY.image(rgb, input_px))
             statics.append(motion.camera_static)
-            scenes.append(f"{view.family} {view.scene_seed}")
+            scenes.append(str(view.scene_seed))  # as in evaluation
         if not images:
             raise InvalidInputError("no sample can be validated on; the warnings above say why")
         image = np.stack(images).transpose(0, 3, 1, 2).copy()
