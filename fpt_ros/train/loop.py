@@ -361,14 +361,22 @@ def _initial_model(config: TrainConfig) -> tuple[FlowPokeModel, dict[str, Any] |
     if config.init is None:
         return FlowPokeModel(shape), None
     checkpoint = load_checkpoint(config.init)
-    # Of weights that were calibrated, the file's factor holds on.
-    head = dataclasses.replace(shape.head, std_factor=checkpoint.config.head.std_factor)
-    if checkpoint.config != dataclasses.replace(shape, head=head):
+    # Of weights that were calibrated, the file's factor holds on. What deviations are at least is
+    # what --model says: it fits any weights.
+    saved = checkpoint.config.head
+    shape = dataclasses.replace(
+        shape, head=dataclasses.replace(shape.head, std_factor=saved.std_factor)
+    )
+    as_saved = dataclasses.replace(
+        shape, head=dataclasses.replace(shape.head, min_std=saved.min_std)
+    )
+    if checkpoint.config != as_saved:
         raise InvalidInputError(
             f"{config.init} holds another network than --model {config.model}; "
             "write its configuration into a JSON file and pass that as --model"
         )
-    return checkpoint.build_model(), {"sha256": checkpoint.sha256, "training": checkpoint.training}
+    model = dataclasses.replace(checkpoint, config=shape).build_model()
+    return model, {"sha256": checkpoint.sha256, "training": checkpoint.training}
 
 
 def choose_device(name: str) -> torch.device:

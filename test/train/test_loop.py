@@ -118,6 +118,14 @@ def test_weights_that_were_calibrated_are_a_start_too(config):
     Trainer(dataclasses.replace(config, init=start, steps=1, resume=True))
 
 
+def test_weights_whose_deviations_were_at_least_something_else_are_a_start_too(config):
+    wide = dataclasses.replace(TINY, head=dataclasses.replace(TINY.head, min_std=0.03))
+    start = config.out.with_name("wide.safetensors")
+    save_checkpoint(start, FlowPokeModel(wide))
+    Trainer(dataclasses.replace(config, init=start, steps=1)).run()
+    assert load_checkpoint(config.out / "last.safetensors").config == TINY
+
+
 def test_a_run_from_before_a_setting_of_the_network_existed_goes_on(finished, straight, tmp_path):
     resumed = dataclasses.replace(finished, out=tmp_path / "run", resume=True)
     known = json.loads(straight["model_config"])
