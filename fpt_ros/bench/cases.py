@@ -137,7 +137,7 @@ class Cases:
             )
 
         return self._case(
-            f"joint sampling: {n}x{n} grid, {POINTS_PER_STEP} points per step",
+            f"joint sampling: {n}x{n} grid, {POINTS_PER_STEP} points per step (approximate)",
             run,
             self._plain_step(past_xy, past_flow, xy, flow, xy),
             count,

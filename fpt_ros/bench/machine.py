@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import platform
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,32 +63,33 @@ def traffic(device: torch.device) -> Load:
     return Load(lambda: buffer.sum(), float(buffer.nbytes))
 
 
-class PeakMemory:
-    """The most memory in use since `reset`, in bytes: of the process, or of the GPU's allocator."""
+class AddedMemory:
+    """How much more memory is in use, at most, than when this was made.
+
+    Of the process; on a GPU what PyTorch allocates there, which is not what TensorRT needs.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._is_known = True
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self._before = torch.cuda.memory_allocated(device)
+            return
+        return_freed_memory()
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is in use
+        except OSError:  # another system, or not allowed
+            self._is_known = False
+        self._before = _status("VmRSS")
 
-    def reset(self) -> None:
-        """Forget what was, as far as the system allows it."""
+    def peak_bytes(self) -> float:
+        """NaN where the system does not tell."""
+        if not self._is_known:
+            return math.nan
         if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
-        else:
-            return_freed_memory()
-            with suppress(OSError):
-                Path("/proc/self/clear_refs").write_text("5")
-
-    def now(self) -> int:
-        """What is in use."""
-        if self._device.type == "cuda":
-            return torch.cuda.memory_allocated(self._device)
-        return _status("VmRSS")
-
-    def peak(self) -> int:
-        """The most that was in use; 0 where the system does not tell."""
-        if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device)
-        return _status("VmHWM")
+            return torch.cuda.max_memory_allocated(self._device) - self._before
+        return max(0, _status("VmHWM") - self._before)
 
 
 def _status(field: str) -> int:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from fpt_ros.bench.machine import PeakMemory
+from fpt_ros.bench.machine import AddedMemory
 
 Run = Callable[[], object]
 
@@ -59,8 +59,9 @@ class Timings:
     case: Case
     # Calls of the engine and as many of the plain implementation, if there is one, in each turn.
     turns: list[tuple[list[Duration], list[Duration]]] = field(default_factory=list)
-    memory_bytes: int = 0  # at most, beyond what was in use before the call
-    plain_memory_bytes: int = 0
+    # At most, beyond what was in use before the first call: some keep what they once needed.
+    memory_bytes: float = math.nan
+    plain_memory_bytes: float = math.nan
 
     @property
     def calls(self) -> list[Duration]:
@@ -102,13 +103,12 @@ def measure(
     often, before or after that in turns.
     """
     timings = [Timings(case) for case in cases]
-    memory = PeakMemory(device)
     n_calls = []
     for each in timings:
         case = each.case
-        each.memory_bytes, longest_s = _first_calls(case.run, memory, device)
+        each.memory_bytes, longest_s = _first_calls(case.run, device)
         if case.plain is not None:
-            each.plain_memory_bytes, plain_s = _first_calls(case.plain, memory, device)
+            each.plain_memory_bytes, plain_s = _first_calls(case.plain, device)
             longest_s = max(longest_s, plain_s)
         most = case.calls_per_turn or calls_per_turn
         n_calls.append(max(1, min(most, int(_TURN_S / longest_s))))
@@ -127,13 +127,12 @@ def by_cpu_time(device: torch.device) -> bool:
     return device.type == "cpu" and torch.get_num_threads() == 1
 
 
-def _first_calls(run: Run, memory: PeakMemory, device: torch.device) -> tuple[int, float]:
-    """Peak memory of a second call beyond what is in use before, and how long that call takes."""
+def _first_calls(run: Run, device: torch.device) -> tuple[float, float]:
+    """Bytes that two calls add at most to what was in use, and how long the second one takes."""
+    memory = AddedMemory(device)
     run()
-    memory.reset()
-    before = memory.now()
     passed_s = _timed(run, device).passed_s
-    return max(0, memory.peak() - before), passed_s
+    return memory.peak_bytes(), passed_s
 
 
 def _plain(case: Case, device: torch.device, n_calls: int) -> list[Duration]:

@@ -153,14 +153,14 @@ def _speed(
     from fpt_ros.bench.timing import by_cpu_time
 
     where = machine.describe(engine.device)
-    with Progress() as progress:
+    with Progress(auto_refresh=False) as progress:  # its thread would count as the process's time
         task = progress.add_task("measuring", total=turns + 1)
         plan = Plan(turns, 2 if quick else 5, only, quick)
         rows, peaks = run(
             checkpoint.build_model(),
             engine,
             plan,
-            lambda done: progress.update(task, completed=done),
+            lambda done: progress.update(task, completed=done, refresh=True),
         )
     facts |= {
         "machine": "{gpu} {cpu}, {cores} cores ({isa}), {threads} threads".format_map(
