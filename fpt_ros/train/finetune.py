@@ -126,20 +126,19 @@ class FineTuning:
                 "nothing could be promoted, for what is forgotten could not be measured without "
                 "synthetic data: give some (the parameter rehearsal), or do it without promote"
             )
+        elsewhere = rehearsal.elsewhere(synthetic, recording) if synthetic else None
         if not unseen:
             log.warning("there is no test split: the report is on validation, nothing is promoted")
         held_out = TestSet(
             ShardIndex.scan(recording, "test" if unseen else "val"), self.config.test_views
         )
         test_sets = {HELD_OUT: held_out}
-        if synthetic is not None:
-            test_sets[SYNTHETIC] = TestSet(
-                ShardIndex.scan(synthetic, "test"), self.config.test_views
-            )
+        if elsewhere is not None:
+            test_sets[SYNTHETIC] = TestSet(elsewhere.test, self.config.test_views)
         before = self._predictor(self.base.build_model())
         records = self._measured("measuring the base", test_sets, before, BEFORE)
         trainer, history = self._train(recording, synthetic)
-        chosen = self._choose_weights(synthetic, trainer)
+        chosen = self._choose_weights(elsewhere, trainer)
         after = self._predictor(chosen.model)
         for name, rows in self._measured("measuring the result", test_sets, after, AFTER).items():
             records[name] += rows
@@ -152,7 +151,7 @@ class FineTuning:
         )
         self._save(chosen, trainer, verdict)
         self._write_verdict(verdict)
-        facts = self._facts(trainer, chosen, recording, synthetic)
+        facts = self._facts(trainer, chosen, recording, synthetic, elsewhere)
         out = self.config.out
         text = finetune_report.save(out, verdict, facts, records, history)
         finetune_report.try_to_save_video(out / "held_out.mp4", held_out, before, after)
@@ -361,12 +360,12 @@ class FineTuning:
             durations_s.append(time.monotonic() - begun_s)
         return int(60 * config.minutes / min(durations_s))
 
-    def _choose_weights(self, synthetic: Path | None, trainer: Trainer) -> Chosen:
+    def _choose_weights(self, elsewhere: rehearsal.Elsewhere | None, trainer: Trainer) -> Chosen:
         self.tracker.begin("averaging weights")
         other = None
-        if synthetic is not None:
+        if elsewhere is not None:
             other = ValidationSet.load(
-                ShardIndex.scan(synthetic, "val"),
+                elsewhere.val,
                 _FORGETTING_VIEWS,
                 trainer.config.val_grid,
                 self.base.config.encoder.input_px,
@@ -421,7 +420,12 @@ class FineTuning:
         )
 
     def _facts(
-        self, trainer: Trainer, chosen: Chosen, recording: Path, synthetic: Path | None
+        self,
+        trainer: Trainer,
+        chosen: Chosen,
+        recording: Path,
+        synthetic: Path | None,
+        elsewhere: rehearsal.Elsewhere | None,
     ) -> dict[str, Any]:
         config = self.config
         return {
@@ -438,6 +442,7 @@ class FineTuning:
             "rehearsal": f"{config.rehearsal_share:.0%} of the views from {synthetic}"
             if synthetic and config.rehearsal_share
             else "none",
+            "forgetting": _forgetting(elsewhere),
             "weights": f"{chosen.share:.0%} tuned, {1 - chosen.share:.0%} base, and what "
             f"deviations have above the least times {chosen.model.config.head.std_factor:g} (base: "
             f"{self.base.config.head.std_factor:g}), both chosen on validation",
@@ -464,6 +469,13 @@ def _horizon_of(folder: Path, *splits: str) -> float:
         listed = ", ".join(f"{split} {horizon_s:g} s" for split, horizon_s in horizons_s.items())
         raise InvalidInputError(f"the splits of {folder} have different horizons: {listed}")
     return horizons_s[splits[0]]
+
+
+def _forgetting(elsewhere: rehearsal.Elsewhere | None) -> str:
+    if elsewhere is None:
+        return "not measured"
+    without = f" without {', '.join(elsewhere.left_out)}, which the recording shows"
+    return "measured on the synthetic scenes" + (without if elsewhere.left_out else "")
 
 
 def _has_test(folder: Path) -> bool:

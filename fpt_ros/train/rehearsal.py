@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fpt_ros.core.errors import InvalidInputError
@@ -55,6 +56,42 @@ def make(folder: Path, advance: Callable[[float], object]) -> bool:
         )
         return False
     return True
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Synthetic scenes on which forgetting is measured; `left_out` are families of the recording.
+
+    Of these families more is learned, which would hide what is forgotten of others.
+    """
+
+    val: ShardIndex
+    test: ShardIndex
+    left_out: tuple[str, ...]
+
+
+def elsewhere(synthetic: Path, recording: Path) -> Elsewhere:
+    """Validation and test split of `synthetic` without the families that `recording` has.
+
+    Footage is of a family named after it, so that nothing is left out; rendered recordings are of
+    the families of their scenes. Raises InvalidInputError when nothing is left.
+    """
+    shown = [ShardIndex.scan(recording, split) for split in ("train", "val")]
+    learned = {view.family for index in shown for view in index.views}
+    left_out: set[str] = set()
+    kept: dict[str, ShardIndex] = {}
+    for split in ("val", "test"):
+        index = ShardIndex.scan(synthetic, split)
+        left_out |= learned & {view.family for view in index.views}
+        views = [view for view in index.views if view.family not in learned]
+        if not views:
+            raise InvalidInputError(
+                f"{synthetic}/{split}-*.tar has no other families than the recording "
+                f"({', '.join(sorted(left_out))}), so that it could not be measured what is "
+                "forgotten of others: give synthetic data with more families (--rehearsal)"
+            )
+        kept[split] = replace(index, views=views)
+    return Elsewhere(kept["val"], kept["test"], tuple(sorted(left_out)))
 
 
 def mixed(recording: ShardIndex, rehearsal: ShardIndex, share: float) -> ShardIndex:

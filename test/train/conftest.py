@@ -54,14 +54,14 @@ def write_shard(path: Path, samples: dict[str, dict[str, bytes]]) -> Path:
     return path
 
 
-def write_world(folder: Path, n_views: int = 12, n_outcomes: int = 2) -> Path:
-    """Train and val shards."""
+def write_world(folder: Path, n_views: int = 12, n_outcomes: int = 2, **changes) -> Path:
+    """Train and val shards; `changes` as for `members`."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, first in (("train", 0), ("val", 1000)):
         rng = np.random.default_rng(first)
         views = range(first, first + n_views)
         samples = {
-            f"{view:06d}_{outcome}": members(rng, view, outcome)
+            f"{view:06d}_{outcome}": members(rng, view, outcome, **changes)
             for view in views
             for outcome in range(n_outcomes)
         }

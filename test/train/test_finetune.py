@@ -30,7 +30,7 @@ from fpt_ros.train.finetune_report import save as save_report
 from fpt_ros.train.gate import Comparison, Verdict, judge
 from fpt_ros.train.loop import Trainer
 from fpt_ros.train.optimize import learning_rate_factor
-from fpt_ros.train.rehearsal import mixed
+from fpt_ros.train.rehearsal import elsewhere, mixed
 
 TINY = ModelConfig(
     DinoEncoderConfig(input_px=28, width=32, depth=1, heads=2, patch_px=7, position_grid=4),
@@ -82,6 +82,30 @@ def test_other_horizons_are_not_mixed(toy_data):
     own = ShardIndex.scan(toy_data, "train")
     with pytest.raises(InvalidInputError, match=r"over 1 s.*over 2 s"):
         mixed(own, dataclasses.replace(own, horizon_s=2.0), 0.5)
+
+
+def test_forgetting_is_measured_on_families_that_the_recording_has_not(toy, tmp_path):
+    """Of laptops more is learned, which would hide what is forgotten of boxes."""
+    random = np.random.default_rng(0)
+    folders = {
+        "recording": {"train": ["laptop"], "val": ["laptop"]},
+        "synthetic": {"val": ["box"], "test": ["box", "laptop", "tap", "laptop"]},
+        "footage": {"train": ["kitchen/image"], "val": ["kitchen/image"]},
+    }
+    for name, splits in folders.items():
+        (tmp_path / name).mkdir()
+        for split, families in splits.items():
+            samples = {f"{n}": toy.members(random, n, 0, family=f) for n, f in enumerate(families)}
+            toy.write_shard(tmp_path / name / f"{split}-0.tar", samples)
+    found = elsewhere(tmp_path / "synthetic", tmp_path / "recording")
+    assert [view.family for view in found.val.views] == ["box"]
+    assert [view.family for view in found.test.views] == ["box", "tap"]
+    assert found.left_out == ("laptop",)
+    found = elsewhere(tmp_path / "synthetic", tmp_path / "footage")
+    assert found.test == ShardIndex.scan(tmp_path / "synthetic", "test")
+    assert found.left_out == ()
+    with pytest.raises(InvalidInputError, match=r"footage/val.* no other families .*kitchen/image"):
+        elsewhere(tmp_path / "footage", tmp_path / "footage")
 
 
 def test_settings_that_came_later_do_not_hinder_resuming():
@@ -304,8 +328,8 @@ def test_one_block_gives_means_without_intervals(tmp_path):
 def world(toy, tmp_path_factory):
     """A recording, synthetic data, and a base that was trained a little."""
     folder = tmp_path_factory.mktemp("finetune")
-    for name in ("recording", "synthetic"):
-        data = toy.write_world(folder / name, n_views=6)
+    for name, family in (("recording", "kitchen/camera"), ("synthetic", "toy")):
+        data = toy.write_world(folder / name, n_views=6, family=family)
         (data / "test-00000.tar").write_bytes((data / "val-00000.tar").read_bytes())
     torch.manual_seed(0)
     save_checkpoint(
@@ -383,6 +407,20 @@ def test_a_run_leaves_weights_report_and_verdict(finished):
     assert "nll/one_poke" in told[-1].measures
     with pytest.raises(InvalidInputError, match="holds a run already"):
         FineTuning(config)
+
+
+def test_the_report_says_where_forgetting_was_measured(world, config, tmp_path):
+    synthetic = tmp_path / "synthetic"
+    synthetic.mkdir()
+    for shard in (world / "synthetic").iterdir():
+        (synthetic / shard.name).symlink_to(shard)
+    for split in ("val", "test"):  # the families of both
+        source = world / "recording" / f"{split}-00000.tar"
+        (synthetic / f"{split}-00001.tar").symlink_to(source)
+    outcome = FineTuning(dataclasses.replace(config, steps=1, rehearsal=synthetic)).run()
+    assert "scenes without kitchen/camera, which the recording shows\n" in outcome.text
+    records = json.loads((config.out / "report.json").read_text())["records"]
+    assert {row["family"] for row in records["synthetic test"]} == {"toy"}
 
 
 def test_a_killed_run_ends_with_the_same_weights(finished, config):
