@@ -7,7 +7,8 @@ ones (`fpt_ros.engines`) are held against it before they are used.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal
 
 import torch
@@ -108,7 +109,7 @@ class TorchEngine(Engine):
         Args:
             model: in float32 or float64: positions and harmonics do not survive less.
             device: where to run it.
-            precision: bf16 runs the network under autocast.
+            precision: bf16 runs the network under autocast; fp32 is no TF32 in convolutions.
 
         Raises:
             InvalidInputError: the parameters have another dtype, or there is no such device.
@@ -128,15 +129,15 @@ class TorchEngine(Engine):
         self.precision = precision
         self.key = f"torch {torch.__version__} {self.device} {precision}"
 
-    def _autocast(self) -> AbstractContextManager[object]:
+    def _numbers(self) -> AbstractContextManager[object]:
         if self.precision == "fp32":
-            return nullcontext()
+            return exact_convolutions()
         return torch.autocast(self.device.type, torch.bfloat16)
 
     @torch.inference_mode()
     def encode(self, image: Tensor) -> Any:
         """See `FlowPokeModel.encode`."""
-        with self._autocast():
+        with self._numbers():
             return self.model.encode(image.to(self.dtype) / 127.5 - 1)
 
     @torch.inference_mode()
@@ -149,13 +150,13 @@ class TorchEngine(Engine):
         camera_static: Tensor | None = None,
     ) -> Any:
         """See `FlowPokeModel.condition`."""
-        with self._autocast():
+        with self._numbers():
             return self.model.condition(image, poke_xy, poke_flow, poke_counts, camera_static)
 
     @torch.inference_mode()
     def query(self, image: Any, pokes: Any, points: Tensor) -> Tensor:
         """See `FlowPokeModel.query`."""
-        with self._autocast():
+        with self._numbers():
             return self.model.query(image, pokes, points)
 
     @torch.inference_mode()
@@ -168,13 +169,34 @@ class TorchEngine(Engine):
         points: Tensor | None = None,
     ) -> tuple[Any, Tensor]:
         """See `FlowPokeModel.extend`."""
-        with self._autocast():
+        with self._numbers():
             return self.model.extend(image, pokes, poke_xy, poke_flow, points)
 
     @torch.inference_mode()
     def reserve(self, pokes: Any, n: int) -> Any:
         """See `FlowPokeModel.reserve`."""
         return self.model.reserve(pokes, n)
+
+
+@contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Compute convolutions in float32 on a GPU, too: PyTorch lets cuDNN round to TF32 by default.
+
+    Matrix products are in float32 by default. The setting is the process's, not the thread's.
+    """
+    cudnn = torch.backends.cudnn
+    # Before PyTorch 2.9 there is one switch for all of cuDNN, and afterwards it is deprecated.
+    settings, name, exact = (
+        (cudnn.conv, "fp32_precision", "ieee")
+        if hasattr(cudnn, "conv")
+        else (cudnn, "allow_tf32", False)
+    )
+    before = getattr(settings, name)
+    setattr(settings, name, exact)
+    try:
+        yield
+    finally:
+        setattr(settings, name, before)
 
 
 def used_pokes(

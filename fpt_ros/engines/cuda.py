@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..core.engine import exact_convolutions
 from ..core.errors import EngineError
 from ..core.model import FlowPokeModel
 from .export import Stage, StageGraph, stage_graphs
@@ -84,10 +85,10 @@ class _Prepare:
         inputs = [buffers[name] for name in self._graph.inputs]
 
         def launch() -> Mapping[str, Tensor]:
-            with self._precision(inputs[0].device):
+            with self._numbers(inputs[0].device):
                 return dict(zip(self._graph.outputs, self._module(*inputs), strict=True))
 
         return launch
 
-    def _precision(self, device: torch.device) -> AbstractContextManager[object]:
-        return torch.autocast(device.type, torch.bfloat16) if self._half else nullcontext()
+    def _numbers(self, device: torch.device) -> AbstractContextManager[object]:
+        return torch.autocast(device.type, torch.bfloat16) if self._half else exact_convolutions()

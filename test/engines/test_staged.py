@@ -1,16 +1,19 @@
 """The engine for GPUs, on the CPU: the same rounding of sizes, padding and bookkeeping."""
 
+import copy
+
 import pytest
 import torch
 
 from fpt_ros.core.engine import TorchEngine
 from fpt_ros.core.errors import EngineError
-from fpt_ros.engines import replay
+from fpt_ros.engines import parity, replay
 from fpt_ros.engines.cuda import CudaEngine, stage_runners
 from fpt_ros.engines.replay import Replayed
 from fpt_ros.engines.staged import StagedEngine, bucket
 
 CPU = torch.device("cpu")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 
 
 def staged(model, precision="fp32"):
@@ -115,6 +118,21 @@ def test_half_precision_is_near(model, reference, image):
     assert 1e-6 < error < 0.05  # rounded, but not the angles
 
 
+def test_float32_is_float32_in_convolutions_too(model, image):
+    """By default cuDNN rounds their factors to TF32; nobody else is kept from it."""
+    convolutions, seen = torch.backends.cudnn.conv, []
+    assert convolutions.fp32_precision == "tf32"
+    remember = model.image_embedder.register_forward_hook(
+        lambda *_: seen.append(convolutions.fp32_precision)
+    )
+    for engine in (TorchEngine(model), staged(model)):
+        seen.clear()
+        engine.encode(image)
+        assert seen == ["ieee"]
+    remember.remove()
+    assert convolutions.fp32_precision == "tf32"
+
+
 def test_few_sizes_are_prepared():
     sizes = [bucket(n) for n in range(1, 5000)]
     assert all(n <= size < 1.25 * n for n, size in enumerate(sizes, start=1))
@@ -182,9 +200,12 @@ def test_without_a_gpu(model):
         CudaEngine(model, "cpu")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@needs_gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_on_a_gpu(model, precision):
-    from fpt_ros.engines.parity import check
+    parity.check(CudaEngine(model, precision=precision), TorchEngine(model))
 
-    check(CudaEngine(model, precision=precision), TorchEngine(model))
+
+@needs_gpu
+def test_reference_on_a_gpu_is_the_one_on_the_cpu(model):
+    parity.check(TorchEngine(copy.deepcopy(model), "cuda"), TorchEngine(model))

@@ -99,6 +99,18 @@ def test_without_a_gpu(model, tmp_path, device):
             use()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_on_a_gpu(model, tmp_path, precision):
+    try:
+        tensorrt.runtime()
+    except EngineError as error:
+        pytest.skip(str(error))
+    tensorrt.build(model, precision, tmp_path, lambda _: None)
+    engine = tensorrt.load(model.config, tmp_path, precision, torch.device("cuda"))
+    parity.check(engine, TorchEngine(model))
+
+
 def test_without_the_packages(monkeypatch):
     monkeypatch.setattr(tensorrt, "_PACKAGES", ("no_such_package",))
     tensorrt._trt.cache_clear()
