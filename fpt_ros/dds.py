@@ -6,14 +6,16 @@ from importlib.metadata import PackageNotFoundError, version
 from fpt_ros.share import shared_folder
 
 _VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+# Chooses transports without a profile, and has no effect beside one that names transports.
+_TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
 
 
 def profile_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Environment variables to add to `environ`, before `rclpy.init()`, to use our profile.
 
-    Nothing when the user has chosen a profile, or a middleware other than Fast DDS.
+    Nothing when the user has chosen a profile, transports, or a middleware other than Fast DDS.
     """
-    if any(environ.get(name) for name in _VARIABLES):
+    if any(environ.get(name) for name in (*_VARIABLES, _TRANSPORTS)):
         return {}
     folder = shared_folder("config")
     if folder is None or "fastrtps" not in environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp"):

@@ -116,6 +116,9 @@ def test_the_profile_is_used_unless_the_user_chose_otherwise():
     for variable in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
         assert profile_environment({variable: "/mine.xml"}) == {}
         assert profile_environment({variable: ""}) == ours
+    # A profile that names transports would override these.
+    assert profile_environment({"FASTDDS_BUILTIN_TRANSPORTS": "LARGE_DATA"}) == {}
+    assert profile_environment({"FASTDDS_BUILTIN_TRANSPORTS": ""}) == ours
 
 
 # ---- with the real launch -----------------------------------------------------------------------
@@ -127,7 +130,11 @@ def launch_actions(monkeypatch, tmp_path):
     from launch import LaunchContext
     from launch.actions import DeclareLaunchArgument
 
-    for variable in ("FASTDDS_DEFAULT_PROFILES_FILE", "RMW_IMPLEMENTATION"):
+    for variable in (
+        "FASTDDS_DEFAULT_PROFILES_FILE",
+        "FASTDDS_BUILTIN_TRANSPORTS",
+        "RMW_IMPLEMENTATION",
+    ):
         monkeypatch.delenv(variable, raising=False)
     params = tmp_path / "mine.yaml"
     params.write_text("/**: {ros__parameters: {}}")

@@ -197,7 +197,7 @@ def _fast_dds_profile() -> Finding:
     name = "Fast DDS profile"
     missing = profile_environment(os.environ)
     if not missing:
-        return Finding(name, "ok", "one is chosen, or another middleware is in use")
+        return Finding(name, "ok", "one, other transports or another middleware are chosen")
     (variable, path), *_ = missing.items()
     return Finding(
         name,

@@ -55,13 +55,19 @@ def test_missing_weights_and_profile_come_with_a_remedy(monkeypatch):
     weights = doctor._weights()
     assert weights.state == "missing"
     assert "--checkpoint" in weights.remedy
-    for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
+    for name in (
+        "FASTDDS_DEFAULT_PROFILES_FILE",
+        "FASTRTPS_DEFAULT_PROFILES_FILE",
+        "FASTDDS_BUILTIN_TRANSPORTS",
+        "RMW_IMPLEMENTATION",
+    ):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.delenv("RMW_IMPLEMENTATION", raising=False)
     profile = doctor._fast_dds_profile()
     assert profile.remedy.startswith("export FAST")
-    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", "/mine.xml")
-    assert doctor._fast_dds_profile().state == "ok"
+    for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTDDS_BUILTIN_TRANSPORTS"):
+        with monkeypatch.context() as chosen:
+            chosen.setenv(name, "mine")
+            assert doctor._fast_dds_profile().state == "ok"
 
 
 def test_what_training_lacks_is_named(monkeypatch):
