@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import cv2
@@ -94,22 +95,23 @@ def clip_samples(
     """
     window: deque[_View] = deque()
     next_start_s = -np.inf
-    for view in _continuous(frames, dropped):
-        if view is None:
-            dropped["cut, gap or end before the horizon"] += _starts_in(window, settings.stride_s)
-            window.clear()
-            next_start_s = -np.inf
-            continue
-        window.append(view)
-        while window and view.time_s >= window[0].time_s + settings.horizon_s * (
-            1 - 0.5 * MAX_HORIZON_ERROR
-        ):
+    for view in chain(_continuous(frames, dropped), [None]):
+        least_s = settings.horizon_s
+        if view is not None:
+            window.append(view)
+        else:  # nothing comes after it, so that what is near the horizon has to do
+            least_s *= 1 - 0.5 * MAX_HORIZON_ERROR
+        while window and window[-1].time_s >= window[0].time_s + least_s:
             if window[0].time_s >= next_start_s:
                 next_start_s = window[0].time_s + settings.stride_s * 0.999
                 yield _sample(list(window), tracker, settings, dropped)
             window.popleft()
-        yield None
-    dropped["cut, gap or end before the horizon"] += _starts_in(window, settings.stride_s)
+        if view is not None:
+            yield None
+            continue
+        dropped["cut, gap or end before the horizon"] += _starts_in(window, settings.stride_s)
+        window.clear()
+        next_start_s = -np.inf
 
 
 def _starts_in(window: deque[_View], stride_s: float) -> int:

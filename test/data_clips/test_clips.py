@@ -177,6 +177,46 @@ def test_why_there_is_no_sample(clips):
     assert dropped["cuts: change of resolution"] == 1
 
 
+class Listener(Teller):
+    """Also keeps which frames it was asked about."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def track(self, video, points_px, later):
+        self.asked.append(tuple(later))
+        return super().track(video, points_px, later)
+
+
+@pytest.mark.parametrize("rate_hz", [30, 25, 24, 20, 10])
+@pytest.mark.parametrize("first_s", [0.0, 4321.1])  # differences of times are rounded
+def test_motion_is_measured_over_the_horizon_and_no_less(clips, rate_hz, first_s):
+    settings = ClipSettings(1.0, stride_s=0.2, grid=16, image_px=64)
+    n = rate_hz + rate_hz // 2
+    tracker = Listener()
+    frames = frames_at(first_s + np.arange(n) / rate_hz, clips.sliding_square(n))
+    samples = [s for s in clip_samples(frames, tracker, settings, Counter()) if s]
+    assert len(samples) == len(tracker.asked) == 3
+    halves = {rate_hz // 2, (rate_hz + 1) // 2}  # of 25 frames, two are as near
+    assert set(tracker.asked) <= {(half, rate_hz) for half in halves}
+
+
+@pytest.mark.parametrize(("last", "n_samples"), [(30, 1), (29, 1), (28, 0)])
+def test_at_an_end_what_is_near_the_horizon_will_do(clips, last, n_samples):
+    """29 frames at 30 Hz are 0.967 s, 28 are 0.933 s."""
+    settings = ClipSettings(1.0, grid=16, image_px=64)
+    pictures = clips.sliding_square(last + 1)
+    for cut in (False, True):
+        tracker = Listener()
+        frames = frames_at(np.arange(last + 1) / 30, pictures)
+        if cut:
+            frames.append(Frame(99.0, 99.0, follows=False, rgb=pictures[0]))
+        samples = [s for s in clip_samples(frames, tracker, settings, Counter()) if s]
+        assert len(samples) == n_samples
+        assert tracker.asked == [(15, last)] * n_samples
+
+
 def test_the_papers_rule_for_a_static_camera(clips):
     pictures = clips.sliding_square(6)
     for still, static in ((0.5, True), (0.25, False)):
