@@ -200,10 +200,11 @@ def load(
 
 
 class _Scratch:
-    """Memory for whatever plan is running: they all run one after the other."""
+    """Memory and a stream for whatever plan is running: they all run one after the other."""
 
     def __init__(self) -> None:
         self._memory = torch.empty(1, dtype=torch.uint8, device="cuda")
+        self.stream = torch.cuda.Stream()
 
     def at_least(self, n_bytes: int) -> Tensor:
         if self._memory.numel() < n_bytes:
@@ -257,11 +258,27 @@ class _Plan:
         context.set_device_memory(memory.data_ptr(), memory.numel())
 
         def launch(used: Tensor = memory) -> Mapping[str, Tensor]:
-            if not context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
+            if not self._execute(context):
                 raise EngineError(f"TensorRT failed: {log.last_error()}")
             return outputs
 
         return launch
+
+    def _execute(self, context: Any) -> bool:
+        """Enqueue the work, after what is on the current stream and before what will be.
+
+        So all memory that it uses can be the current stream's, and be given back there.
+        """
+        current = torch.cuda.current_stream()
+        if not self.is_rtx:
+            return bool(context.execute_async_v3(current.cuda_stream))
+        # What `tensorrt_rtx` records cannot be recorded on the default stream, where TensorRT also
+        # waits for the whole GPU.
+        own = self._scratch.stream
+        own.wait_stream(current)
+        done = context.execute_async_v3(own.cuda_stream)
+        current.wait_stream(own)
+        return bool(done)
 
     def _context(self) -> Any:
         if self.is_rtx:

@@ -86,6 +86,37 @@ def test_question_that_is_too_large_is_not_the_engines_fault():
         plan._profile({"present": torch.zeros(1, 17, 17)})
 
 
+class FakeStream:
+    """A stream that writes down what it is to do."""
+
+    def __init__(self, name, log):
+        self.cuda_stream, self.log = name, log
+
+    def wait_stream(self, other):
+        self.log.append(f"{self.cuda_stream} waits for {other.cuda_stream}")
+
+
+@pytest.mark.parametrize("works", [True, False])
+@pytest.mark.parametrize("is_rtx", [True, False])
+def test_rtx_works_on_a_stream_of_its_own_in_turn_with_the_current_one(monkeypatch, is_rtx, works):
+    log = []
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: FakeStream("default", log))
+    plan = tensorrt._Plan.__new__(tensorrt._Plan)
+    plan.is_rtx = is_rtx
+    plan._scratch = SimpleNamespace(stream=FakeStream("own", log))
+
+    def execute(stream):
+        log.append(f"work on {stream}")
+        return works
+
+    assert plan._execute(SimpleNamespace(execute_async_v3=execute)) == works
+    assert log == (
+        ["own waits for default", "work on own", "default waits for own"]
+        if is_rtx
+        else ["work on default"]
+    )
+
+
 @no_gpu
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 def test_without_a_gpu(model, tmp_path, device):
