@@ -62,9 +62,10 @@ ARGUMENTS = [
     DeclareLaunchArgument("namespace", default_value="", description="of the node and its topics"),
     DeclareLaunchArgument(
         "use_sim_time",
-        default_value="false",
-        choices=SWITCH,
-        description="take the time from /clock, as for recordings and simulators",
+        default_value="",
+        choices=("", *SWITCH),
+        description="take the time from /clock, as for recordings and simulators; empty: as the "
+        "parameter file says, or a SetParameter around this file",
     ),
     DeclareLaunchArgument(
         "autostart",
@@ -102,7 +103,8 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         raise RuntimeError(f"params_file: there is no file {values['params_file']!r}")
     image = values["image"]
     beside_the_images = f"{image.rpartition('/')[0]}/camera_info" if "/" in image else "camera_info"
-    overrides: dict[str, bool | float | str] = {"use_sim_time": values["use_sim_time"] == "true"}
+    clock = {"use_sim_time": values["use_sim_time"] == "true"} if values["use_sim_time"] else {}
+    overrides: dict[str, bool | float | str] = {**clock}
     given = ("checkpoint", "engine", "device", "surprise_dir")
     overrides |= {name: values[name] for name in given if values[name]}
     if text := values["surprise_period_s"]:
@@ -131,7 +133,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
                     *("-d", PathJoinSubstitution([SHARE, "config", "predictor.rviz"])),
                     *fixed_frame,
                 ],
-                parameters=[{"use_sim_time": overrides["use_sim_time"]}],
+                parameters=[clock],
             )
         )
     actions.append(

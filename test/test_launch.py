@@ -126,7 +126,7 @@ def test_the_profile_is_used_unless_the_user_chose_otherwise():
 
 @pytest.fixture
 def launch_actions(monkeypatch, tmp_path):
-    """Return what a launch file would do, given arguments."""
+    """Return what a launch file would do, given arguments; names in it may be replaced."""
     from launch import LaunchContext
     from launch.actions import DeclareLaunchArgument
 
@@ -139,12 +139,14 @@ def launch_actions(monkeypatch, tmp_path):
     params = tmp_path / "mine.yaml"
     params.write_text("/**: {ros__parameters: {}}")
 
-    def actions(launch_file: Path, **given: str) -> list:
+    def actions(launch_file: Path, replaced: dict | None = None, **given: str) -> list:
         spec = importlib.util.spec_from_file_location(
             launch_file.name.replace(".", "_"), launch_file
         )
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+        for name, stand_in in (replaced or {}).items():
+            monkeypatch.setattr(module, name, stand_in)
         context = LaunchContext()
         context.launch_configurations.update({"params_file": str(params), **given})
         for argument in module.ARGUMENTS:
@@ -163,6 +165,18 @@ def test_the_profile_is_set_before_the_node_starts(launch_actions):
     profile, node = launch_actions(LAUNCH_FILE, image="/cam/image", device="cpu")
     assert isinstance(profile, SetEnvironmentVariable)
     assert isinstance(node, LifecycleNode)
+
+
+@needs_launch
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("", {}), ("true", {"use_sim_time": True}), ("false", {"use_sim_time": False})],
+)
+def test_the_clock_is_left_to_others_unless_given(launch_actions, given, expected):
+    as_given = {"Node": dict, "LifecycleNode": dict}
+    rviz, node = launch_actions(LAUNCH_FILE, as_given, rviz="true", use_sim_time=given)[-2:]
+    assert rviz["parameters"] == [expected]
+    assert node["parameters"][1] == expected
 
 
 @needs_launch
