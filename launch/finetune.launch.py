@@ -9,12 +9,10 @@ An argument left empty leaves the value to the parameter file.
 from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
-
-from fpt_ros.dds import profile_environment
 
 NODE_NAME = "finetune"
 SHARE = FindPackageShare("fpt_ros")
@@ -82,10 +80,6 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         except ValueError:
             raise RuntimeError(f"budget_minutes: {text!r} is no number") from None
     return [
-        *(
-            SetEnvironmentVariable(name, value)
-            for name, value in profile_environment(context.environment).items()
-        ),
         Node(
             package="fpt_ros",
             executable="finetune_node",

@@ -9,7 +9,7 @@ An argument left empty leaves the value to the parameter file.
 from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.substitutions import FindPackageShare
@@ -118,10 +118,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         overrides["autostart"] = values["autostart"] == "true"
     if values["compressed"]:
         overrides["image_transport"] = "compressed" if values["compressed"] == "true" else "raw"
-    actions: list[LaunchDescriptionEntity] = [
-        SetEnvironmentVariable(name, value)
-        for name, value in profile_environment(context.environment).items()
-    ]
+    actions: list[LaunchDescriptionEntity] = []
     if values["rviz"] == "true":  # first, so that nothing runs yet if RViz is not installed
         fixed_frame = ["-f", values["rviz_frame"]] if values["rviz_frame"] else []
         actions.append(
@@ -134,6 +131,8 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
                     *fixed_frame,
                 ],
                 parameters=[clock],
+                # For large images; the predictor does it by itself.
+                additional_env=profile_environment(context.environment),
             )
         )
     actions.append(

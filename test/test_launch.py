@@ -158,13 +158,17 @@ def launch_actions(monkeypatch, tmp_path):
 
 
 @needs_launch
-def test_the_profile_is_set_before_the_node_starts(launch_actions):
-    from launch.actions import SetEnvironmentVariable
-    from launch_ros.actions import LifecycleNode
+def test_the_profile_is_for_rviz_only_and_not_for_what_else_is_launched(launch_actions):
+    from launch_ros.actions import LifecycleNode, Node
 
-    profile, node = launch_actions(LAUNCH_FILE, image="/cam/image", device="cpu")
-    assert isinstance(profile, SetEnvironmentVariable)
-    assert isinstance(node, LifecycleNode)
+    (node,) = launch_actions(LAUNCH_FILE, image="/cam/image", device="cpu")
+    assert type(node) is LifecycleNode
+    (node,) = launch_actions(FINE_TUNE_LAUNCH_FILE, bag="kitchen")
+    assert type(node) is Node
+    as_given = {"Node": dict, "LifecycleNode": dict}
+    rviz, node = launch_actions(LAUNCH_FILE, as_given, rviz="true")
+    assert rviz["additional_env"] == profile_environment({}) != {}
+    assert "additional_env" not in node  # its main sets the profile
 
 
 @needs_launch
@@ -174,7 +178,7 @@ def test_the_profile_is_set_before_the_node_starts(launch_actions):
 )
 def test_the_clock_is_left_to_others_unless_given(launch_actions, given, expected):
     as_given = {"Node": dict, "LifecycleNode": dict}
-    rviz, node = launch_actions(LAUNCH_FILE, as_given, rviz="true", use_sim_time=given)[-2:]
+    rviz, node = launch_actions(LAUNCH_FILE, as_given, rviz="true", use_sim_time=given)
     assert rviz["parameters"] == [expected]
     assert node["parameters"][1] == expected
 
