@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -27,6 +28,7 @@ from fpt_ros.data.samples import (
     cell_centres,
 )
 from fpt_ros.train.config import SelectionConfig, TrainConfig
+from fpt_ros.train.rehearsal import turn
 
 log = logging.getLogger(__name__)
 
@@ -76,19 +78,33 @@ class Batch:
 class TrainingBatches(Dataset[Batch]):
     """Map-style dataset of whole batches: item `step` is this process's share of that step.
 
-    Every epoch is a new permutation of the views. A view that turns out unusable is counted in
-    `Batch.n_skipped`, reported once, and replaced by another one.
+    Every epoch is a new permutation of the views. Of `rehearsal`, if there is one, come
+    `config.rehearsal_share` of the views, in epochs of their own. A view that turns out unusable is
+    counted in `Batch.n_skipped`, reported once, and replaced by another one.
     """
 
     def __init__(
-        self, index: ShardIndex, config: TrainConfig, input_px: int, rank: int = 0, world: int = 1
+        self,
+        index: ShardIndex,
+        config: TrainConfig,
+        input_px: int,
+        rank: int = 0,
+        world: int = 1,
+        rehearsal: ShardIndex | None = None,
     ) -> None:
+        """Raises InvalidInputError when shares are not whole, or horizons differ."""
         if config.batch % (world * config.accumulate):
             raise InvalidInputError(
                 f"batch {config.batch} is not a multiple of processes x accumulate "
                 f"({world} x {config.accumulate})"
             )
+        if rehearsal is not None and rehearsal.horizon_s != index.horizon_s:
+            raise InvalidInputError(
+                f"the recording is about displacements over {index.horizon_s:g} s, the synthetic "
+                f"data over {rehearsal.horizon_s:g} s: they cannot be mixed; leave --rehearsal out"
+            )
         self.index = index
+        self.rehearsal = rehearsal
         self.config = config
         self.input_px = input_px
         self._rank, self._world = rank, world
@@ -137,15 +153,17 @@ class TrainingBatches(Dataset[Batch]):
         self, position: int, rng: np.random.Generator
     ) -> tuple[np.ndarray, list[Motion], UnitAffine, int]:
         """Image, drawn outcomes and geometry for one position of the run, and what was skipped."""
-        n_views = len(self.index.views)
-        epoch, place = divmod(position, n_views)
-        order = _permutation(self.config.seed, epoch, n_views)
-        view = self.index.views[order[place]]
+        views = self.index.views
+        if self.rehearsal is not None:
+            is_rehearsal, position = turn(position, self.config.rehearsal_share)
+            views = self.rehearsal.views if is_rehearsal else views
+        epoch, place = divmod(position, len(views))
+        view = views[_permutation(self.config.seed, epoch, len(views))[place]]
         for n_bad in range(_MAX_REDRAWS):
             loaded = self._load_or_report(view, rng)
             if loaded is not None:
                 return *loaded, n_bad
-            view = self.index.views[rng.integers(n_views)]
+            view = views[rng.integers(len(views))]
         raise InvalidInputError(
             f"{_MAX_REDRAWS} samples in a row cannot be used; the warnings above say why"
         )
@@ -175,16 +193,10 @@ class TrainingBatches(Dataset[Batch]):
         return rgb, motions, _keep_motion(motions, rng, self.config)
 
 
-_permutations: dict[tuple[int, int, int], np.ndarray] = {}
-
-
+@lru_cache(maxsize=4)  # of two sources, where one epoch ends and another begins
 def _permutation(seed: int, epoch: int, n: int) -> np.ndarray:
-    """The order of an epoch; only the newest is kept."""
-    key = (seed, epoch, n)
-    if key not in _permutations:
-        _permutations.clear()
-        _permutations[key] = np.random.default_rng([seed, epoch, n]).permutation(n)
-    return _permutations[key]
+    """The order of an epoch."""
+    return np.random.default_rng([seed, epoch, n]).permutation(n)
 
 
 def _keep_motion(

@@ -428,6 +428,8 @@ class FineTuning:
         elsewhere: rehearsal.Elsewhere | None,
     ) -> dict[str, Any]:
         config = self.config
+        n_views = trainer.step * config.batch
+        n_rehearsed = rehearsal.count(n_views, config.rehearsal_share)
         return {
             "base": f"{self.base.path.name} ({self.base.sha256[:12]})",
             "recording": ", ".join(map(str, config.bag or (recording,))),
@@ -439,8 +441,9 @@ class FineTuning:
             "training": f"{trainer.step} steps of {config.batch} views in "
             f"{trainer.elapsed_s / 60:.1f} minutes, peak rate {trainer.config.learning_rate:.2g}, "
             f"halved at each third; {trainer.data['views']} views",
-            "rehearsal": f"{config.rehearsal_share:.0%} of the views from {synthetic}"
-            if synthetic and config.rehearsal_share
+            "rehearsal": f"{n_rehearsed} of the {n_views} views that were seen "
+            f"({n_rehearsed / n_views:.1%}), from {synthetic}"
+            if synthetic and n_rehearsed
             else "none",
             "forgetting": _forgetting(elsewhere),
             "weights": f"{chosen.share:.0%} tuned, {1 - chosen.share:.0%} base, and what "

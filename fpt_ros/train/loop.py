@@ -32,7 +32,6 @@ from fpt_ros.train.config import TrainConfig, check_resumable
 from fpt_ros.train.control import Clock, Decision, stop_request
 from fpt_ros.train.loss import Objective
 from fpt_ros.train.optimize import build_optimizer, ema_update, learning_rate_factor
-from fpt_ros.train.rehearsal import mixed
 from fpt_ros.train.report import Reporter
 from fpt_ros.train.state import (
     BEST_FILE,
@@ -84,11 +83,11 @@ class Trainer:
             raise InvalidInputError("train and val shards have different horizons")
         self.horizon_s = index.horizon_s
         self.data = {"views": len(index.views), "outcomes": index.n_outcomes}
+        sources = [index]
         if config.rehearsal and config.rehearsal_share:
-            other = ShardIndex.scan(config.rehearsal, "train")
-            self.data["rehearsed views"] = len(other.views)
-            index = mixed(index, other, config.rehearsal_share)
-        self.data_sha256 = index.sha256()
+            sources.append(ShardIndex.scan(config.rehearsal, "train"))
+            self.data["rehearsed views"] = len(sources[1].views)
+        self.data_sha256 = "+".join(source.sha256() for source in sources)
 
         torch.manual_seed(config.seed)
         model, self.init = _initial_model(config)
@@ -104,12 +103,12 @@ class Trainer:
         self.validated_step = -1
         self.n_validations_since_best = 0
         self.n_bad_in_a_row = 0
-        self.counts: Counter[str] = Counter(index.skipped)
+        self.counts: Counter[str] = sum((source.skipped for source in sources), Counter())
         if config.resume:
             self._restore(state)
 
         input_px = self.model.config.encoder.input_px
-        self.batches = TrainingBatches(index, config, input_px, self.rank, self.world)
+        self.batches = TrainingBatches(index, config, input_px, self.rank, self.world, *sources[1:])
         self.val = ValidationSet.load(val_index, config.val_views, config.val_grid, input_px)
         self.forward: nn.Module = self.objective
         if self.world > 1:

@@ -94,21 +94,17 @@ def elsewhere(synthetic: Path, recording: Path) -> Elsewhere:
     return Elsewhere(kept["val"], kept["test"], tuple(sorted(left_out)))
 
 
-def mixed(recording: ShardIndex, rehearsal: ShardIndex, share: float) -> ShardIndex:
-    """Views of both, repeated so that `share` of the list is rehearsal, as nearly as can be.
+def count(positions: int, share: float) -> int:
+    """How many of the first `positions` views of a run are rehearsal: `share`, rounded down."""
+    numerator, denominator = share.as_integer_ratio()
+    return positions * numerator // denominator
 
-    Raises InvalidInputError when their horizons differ.
+
+def turn(position: int, share: float) -> tuple[bool, int]:
+    """Whether the view at a position of a run is rehearsal, and its number among those that are.
+
+    Or among those that are not. Of any stretch of positions `share` is rehearsal, to within one.
     """
-    if recording.horizon_s != rehearsal.horizon_s:
-        raise InvalidInputError(
-            f"the recording is about displacements over {recording.horizon_s:g} s, the synthetic "
-            f"data over {rehearsal.horizon_s:g} s: they cannot be mixed; leave --rehearsal out"
-        )
-    n, m = len(recording.views), len(rehearsal.views)
-    wanted = share / (1 - share) * n / m  # copies of the rehearsal for one of the recording
-    copies, more = (max(1, round(1 / wanted)), 1) if wanted < 1 else (1, round(wanted))
-    return ShardIndex(
-        copies * recording.views + more * rehearsal.views,
-        recording.horizon_s,
-        recording.skipped + rehearsal.skipped,
-    )
+    before = count(position, share)
+    is_rehearsal = count(position + 1, share) > before
+    return is_rehearsal, before if is_rehearsal else position - before

@@ -1,14 +1,20 @@
 """What becomes a poke or a query, and that a batch depends on the seed and the step alone."""
 
+from dataclasses import replace
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.data.augment import NO_AUGMENTATION
 from fpt_ros.data.samples import ShardIndex
 from fpt_ros.train.batches import TrainingBatches
 from fpt_ros.train.config import SelectionConfig, TrainConfig
+from fpt_ros.train.rehearsal import count, turn
 
 
 @pytest.fixture
@@ -77,6 +83,63 @@ def test_every_epoch_visits_every_view_once(config, toy_data):
         data[step]
     assert sorted(seen[:12]) == sorted(seen[12:]) == list(range(12))
     assert seen[:12] != seen[12:]
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "share"), [(19608, 21300, 0.6), (200, 134, 0.5), (3, 1000, 0.001)]
+)
+def test_rehearsal_has_its_share_whatever_the_sizes(n, m, share):
+    """Every view of a source comes equally often, but for the epoch that is not over."""
+    n_positions = 3 * (n + m)
+    turns = [turn(position, share) for position in range(n_positions)]
+    counts = np.bincount([is_rehearsal for is_rehearsal, _ in turns], minlength=2)
+    assert counts[1] / n_positions == pytest.approx(share, abs=1 / n_positions)
+    assert counts[1] == count(n_positions, share)
+    for source, size in enumerate((n, m)):
+        numbers = [number for is_rehearsal, number in turns if is_rehearsal == source]
+        assert numbers == list(range(counts[source]))
+        assert np.ptp(np.bincount(np.array(numbers) % size, minlength=size)) <= 1
+
+
+@given(st.floats(0, 1, exclude_max=True), st.integers(0, 10**12), st.integers(1, 200))
+def test_every_stretch_of_a_run_has_its_share_of_rehearsal(share, first, n):
+    turns = [turn(position, share) for position in range(first, first + n)]
+    assert abs(sum(is_rehearsal for is_rehearsal, _ in turns) - Fraction(share) * n) <= 1
+    for source in (False, True):
+        numbers = [number for is_rehearsal, number in turns if is_rehearsal == source]
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers))) if numbers else True
+
+
+def test_rehearsal_is_mixed_into_every_batch(toy, config, tmp_path):
+    other = ShardIndex.scan(toy.write_world(tmp_path / "other", n_views=5, family="other"), "train")
+    mixture = TrainConfig(**{**vars(config), "rehearsal_share": 0.625})
+    seen = []
+
+    def watched(**changes):
+        data = batches(mixture, rehearsal=other, **changes)
+        load = data._load
+
+        def watched_load(view, rng):
+            seen.append((view.family, view.scene_seed))
+            return load(view, rng)
+
+        data._load = watched_load
+        return data
+
+    whole = [watched()[step] for step in range(3)]
+    families = np.array(seen)[:, 0].reshape(3, 8)
+    assert (families == "other").sum(axis=1).tolist() == [5, 5, 5]
+    for family, n in (("other", 5), ("toy", 9)):  # 9 of 12
+        first_epoch = [seed for each, seed in seen if each == family][:n]
+        assert len(set(first_epoch)) == n
+    halves = [watched(rank=rank, world=2)[1] for rank in (0, 1)]
+    assert torch.equal(torch.cat([half.image for half in halves]), whole[1].image)
+
+
+def test_other_horizons_are_not_mixed(config, toy_data):
+    longer = replace(ShardIndex.scan(toy_data, "train"), horizon_s=2.0)
+    with pytest.raises(InvalidInputError, match=r"over 1 s.*over 2 s"):
+        batches(config, rehearsal=longer)
 
 
 def test_batch_must_divide(config):

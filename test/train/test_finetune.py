@@ -30,7 +30,7 @@ from fpt_ros.train.finetune_report import save as save_report
 from fpt_ros.train.gate import Comparison, Verdict, judge
 from fpt_ros.train.loop import Trainer
 from fpt_ros.train.optimize import learning_rate_factor
-from fpt_ros.train.rehearsal import elsewhere, mixed
+from fpt_ros.train.rehearsal import elsewhere
 
 TINY = ModelConfig(
     DinoEncoderConfig(input_px=28, width=32, depth=1, heads=2, patch_px=7, position_grid=4),
@@ -66,22 +66,6 @@ def test_the_base_rate_is_that_of_the_run_that_brought_the_weights_up():
     assert recipe.base_rate(gentle) == 7e-4
     for foreign in ({"config": None}, {"init": "runs/a"}, {"config": {"learning_rate": "high"}}):
         assert recipe.base_rate(foreign) == recipe.PUBLISHED_RATE
-
-
-@pytest.mark.parametrize(("n", "m", "share"), [(2, 12, 0.5), (12, 2, 0.5), (12, 12, 0.25)])
-def test_mixing_keeps_to_the_share_and_loses_no_view(toy, tmp_path, n, m, share):
-    own = ShardIndex.scan(toy.write_world(tmp_path / "own", n_views=n), "train")
-    other = ShardIndex.scan(toy.write_world(tmp_path / "other", n_views=m), "train")
-    views = mixed(own, other, share).views
-    from_other = [view.outcomes[0].shard.parent.name == "other" for view in views]
-    assert sum(from_other) / len(views) == pytest.approx(share, abs=0.01)
-    assert all(view in views for view in own.views + other.views)
-
-
-def test_other_horizons_are_not_mixed(toy_data):
-    own = ShardIndex.scan(toy_data, "train")
-    with pytest.raises(InvalidInputError, match=r"over 1 s.*over 2 s"):
-        mixed(own, dataclasses.replace(own, horizon_s=2.0), 0.5)
 
 
 def test_forgetting_is_measured_on_families_that_the_recording_has_not(toy, tmp_path):
@@ -386,6 +370,7 @@ def test_a_run_leaves_weights_report_and_verdict(finished):
     assert verdict["sha256"] == tuned.sha256
     text = (config.out / "report.md").read_text()
     assert outcome.verdict.sentence().capitalize() in text
+    assert "rehearsal: 40 of the 80 views that were seen (50.0%)" in text
     for row in ("**before**", "**after**", "change", "Gaussian fall-off", "no motion"):
         assert text.count(f"| {row} |") == 4  # two data sets, one and five pokes
     report = json.loads((config.out / "report.json").read_text(), parse_constant=pytest.fail)
