@@ -230,7 +230,7 @@ class MotionPredictor:
         unit = self._tensor(frame.transform.to_unit(points[seen]))
         poke_xy, poke_flow = self._poke_batch(frame, [poke_set])[:2]
         result = np.full((n_samples, len(points), 2), np.nan, np.float32)
-        step = max(1, _JOINT_TOKENS // max(1, len(poke_set) + len(unit)))
+        step = max(1, min(_TOKENS, _JOINT_TOKENS // max(1, len(poke_set) + len(unit))))
         for low in range(0, n_samples, step):
             flow = sample_jointly(
                 self.engine,

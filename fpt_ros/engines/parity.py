@@ -106,8 +106,8 @@ def _answers(engine: Engine) -> Iterator[Tensor]:
         (1, 1, 256, True),
         (1, 1, 64, False),
         (3, 5, 32, True),
-        (17, 1, 8, True),
-        (257, 1, 1, True),
+        (33, 1, 8, True),
+        (513, 1, 1, True),
         (1, 255, 64, True),
     ):
         xy, points = positions(candidates, n_pokes), positions(candidates, n_points)

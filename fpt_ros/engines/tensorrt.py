@@ -32,11 +32,12 @@ PRECISIONS: tuple[Precision, ...] = ("bf16", "fp16", "fp32")
 
 # Ranges that are optimised for: the size to be fastest at, and the largest. Few candidates with
 # many points, many with few, and the long chains of pokes of joint samples: all that
-# `MotionPredictor` asks of a candidate with at most 256 pokes. No tensor may have 2^31 numbers at
-# the largest sizes. Memory is taken for the sizes at hand.
+# `MotionPredictor` asks of a candidate with at most 256 pokes, and of joint samples with at most
+# 256 points per step. No tensor of FPT-Base may have 2^31 numbers at the largest sizes. Memory is
+# taken for the sizes at hand.
 _PROFILES: tuple[dict[str, tuple[int, int]], ...] = (
-    {C: (1, 16), R: (1, 256), P: (1, 256), Q: (1024, 4096)},
-    {C: (64, 256), R: (1, 256), P: (1, 256), Q: (64, 256)},
+    {C: (1, 32), R: (1, 256), P: (1, 256), Q: (1024, 4096)},
+    {C: (64, 512), R: (1, 256), P: (1, 128), Q: (64, 128)},
     {C: (1024, 4096), R: (1, 32), P: (1, 16), Q: (4, 16)},
     {C: (16, 64), R: (256, 4096), P: (1, 256), Q: (1, 256)},
 )

@@ -1,6 +1,7 @@
 """The TensorRT adapter, as far as it goes without a GPU."""
 
 import sys
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from fpt_ros.core import predictor
 from fpt_ros.core.engine import TorchEngine
 from fpt_ros.core.errors import EngineError, InvalidInputError
+from fpt_ros.core.joint import step_slices
 from fpt_ros.engines import parity, tensorrt
 from fpt_ros.engines.cuda import stage_runners
 from fpt_ros.engines.staged import StagedEngine, bucket
@@ -31,23 +33,58 @@ def test_refuses_what_is_no_graph(rtx, model):
 
 
 @pytest.mark.parametrize("n_pokes", [0, 1, 3, 17, 64, 128, 255])
-@pytest.mark.parametrize("n_candidates", [1, 5, 16, 17, 63, 256, 300, 4096, 10000])
+@pytest.mark.parametrize("n_candidates", [1, 5, 32, 33, 63, 64, 300, 512, 513, 4096, 10000])
 def test_all_sizes_that_the_predictor_asks_for_are_built(n_candidates, n_pokes):
     group = next(predictor._groups([np.zeros((n_pokes, 4), np.float32)] * n_candidates))
     candidates = len(range(n_candidates)[group])
     most = max(1, predictor._TOKENS // predictor._tokens(candidates, n_pokes))
-    pokes = 1 << max(0, n_pokes - 1).bit_length()
     for n_points in (1, most):
-        size = {
-            tensorrt.C: bucket(candidates),
-            tensorrt.R: pokes,
-            tensorrt.P: pokes,
-            tensorrt.Q: bucket(n_points),
-        }
-        assert any(
-            all(each <= profile[axis][1] for axis, each in size.items())
-            for profile in tensorrt._PROFILES
-        ), size
+        assert_is_built(candidates, n_pokes, n_pokes, n_points)
+
+
+def assert_is_built(candidates, n_earlier, n_pokes, n_points):
+    earlier, pokes = (1 << max(0, n - 1).bit_length() for n in (n_earlier, n_pokes))
+    wanted = (bucket(candidates), earlier, pokes, bucket(n_points))
+    size = dict(zip((tensorrt.C, tensorrt.R, tensorrt.P, tensorrt.Q), wanted, strict=True))
+    assert any(
+        all(each <= profile[axis][1] for axis, each in size.items())
+        for profile in tensorrt._PROFILES
+    ), size
+
+
+@pytest.fixture(scope="module")
+def joint(model):
+    """The most samples at once, of so many points with so many pokes."""
+    asker = predictor.MotionPredictor(TorchEngine(model))
+    asker.set_image(np.zeros((100, 100, 3), np.uint8))
+
+    def largest_group(monkeypatch, n_pokes, n_points):
+        groups = []
+
+        def sample(engine, image, poke_xy, poke_flow, points, n_samples, *_):
+            groups.append(n_samples)
+            return torch.zeros(n_samples, len(points), 2)
+
+        monkeypatch.setattr(predictor, "sample_jointly", sample)
+        many = predictor._JOINT_TOKENS // (n_pokes + n_points) + 1
+        asker.sample_jointly(np.full((n_pokes, 4), 50.0), np.full((n_points, 2), 50.0), many)
+        return max(groups)
+
+    return largest_group
+
+
+@pytest.mark.parametrize("model", ["small"], indirect=True)
+@pytest.mark.parametrize("n_pokes", [0, 1, 7, 8, 14, 15, 16, 17, 24, 30, 31, 33, 64, 129, 200, 256])
+@pytest.mark.parametrize("n_points", [1, 2, 8, 9, 17, 64, 100, 256, 1000, 3840])
+def test_all_sizes_that_joint_samples_ask_for_are_built(joint, monkeypatch, n_pokes, n_points):
+    samples = joint(monkeypatch, n_pokes, n_points)
+    for points_per_step in (1, 2, 16, 64, 256):
+        steps = [each.stop - each.start for each in step_slices(n_points, points_per_step)]
+        assert_is_built(samples, 0, n_pokes, steps[0])
+        known = n_pokes
+        for drawn, asked in pairwise(steps):
+            assert_is_built(samples, known, drawn, asked)
+            known += drawn
 
 
 def test_gate_asks_what_each_range_of_sizes_is_for(model):
