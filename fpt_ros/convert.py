@@ -4,9 +4,10 @@ Large arrays go into messages as `array.array` made from bytes: a list or a NumP
 size takes rclpy a hundred times longer. Camera images are decoded in `fpt_ros.images`.
 """
 
+import math
 from array import array
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -221,18 +222,19 @@ def cloud_to_msg(
     """Build a point cloud in the camera's optical frame from a motion of batch [N].
 
     Fields, all float32: x, y, z in m; dx, dy, std in px: mean and standard deviation of the
-    displacement; score: nats. The pinhole model of `camera` is used, its distortion is not. Without
-    depth (registered to the image) the points lie on the plane at 1 m. Flagged points and points
-    without depth are left out.
+    displacement; score: nats. `camera` is used as `intrinsics` says. Without depth (registered to
+    the image) the points lie on the plane at 1 m. Flagged points and points without depth are left
+    out.
 
     Raises:
         InvalidInputError: camera or depth are not of the image's size, or are malformed.
     """
     width, height = motion.transform.image_width_px, motion.transform.image_height_px
-    if (camera.width, camera.height) != (width, height) or camera.k[0] <= 0 or camera.k[4] <= 0:
+    pinhole = intrinsics(camera)
+    if (pinhole.width_px, pinhole.height_px) != (width, height):
         raise InvalidInputError(
-            f"camera_info (width {camera.width}, height {camera.height}, "
-            f"k {np.asarray(camera.k).tolist()}) does not describe images of {width} x {height} px"
+            f"camera_info describes images of {pinhole.width_px} x {pinhole.height_px} px "
+            f"({_described(camera)}), not of {width} x {height} px"
         )
     keep = motion.flags == 0
     points = motion.points_px
@@ -246,12 +248,11 @@ def cloud_to_msg(
         column, row = np.where(keep[:, None], points, 0).astype(np.int64).T
         z = metres[np.minimum(row, height - 1), np.minimum(column, width - 1)]
         keep = keep & np.isfinite(z) & (z > 0)
-    fx, cx, fy, cy = (camera.k[index] for index in (0, 2, 4, 5))
     mixture = motion.mixture
     columns = [
         # A CameraInfo has the centre of the first pixel at (0, 0).
-        (points[:, 0] - 0.5 - cx) / fx * z,
-        (points[:, 1] - 0.5 - cy) / fy * z,
+        (points[:, 0] - 0.5 - pinhole.cx_px) / pinhole.fx_px * z,
+        (points[:, 1] - 0.5 - pinhole.cy_px) / pinhole.fy_px * z,
         z,
         *mixture.mean().numpy().T,
         mixture.std().numpy(),
@@ -271,6 +272,52 @@ def cloud_to_msg(
         row_step=table.nbytes,
         data=array("B", table.tobytes()),
         is_dense=True,
+    )
+
+
+class Intrinsics(NamedTuple):
+    """A pinhole model of images as they are sent; the centre of the first pixel is (0, 0)."""
+
+    width_px: int
+    height_px: int
+    fx_px: float
+    fy_px: float
+    cx_px: float
+    cy_px: float
+
+
+def intrinsics(camera: CameraInfo) -> Intrinsics:
+    """Return the pinhole model of a camera's images, as image_geometry and depth_image_proc do.
+
+    `p` describes rectified images, and raw ones of a lens without distortion, where it repeats `k`;
+    `k` is used where a driver leaves `p` empty. Both are of the full resolution: the region of
+    interest, in pixels of that, is cut out first and binned then.
+
+    Raises:
+        InvalidInputError: there is no focal length, as in a camera that is not calibrated.
+    """
+    matrix, columns = (camera.p, 4) if camera.p[0] else (camera.k, 3)
+    fx, cx, fy, cy = (float(matrix[index]) for index in (0, 2, columns + 1, columns + 2))
+    if not (0 < fx < math.inf and 0 < fy < math.inf and math.isfinite(cx) and math.isfinite(cy)):
+        raise InvalidInputError(f"camera_info is not of a calibrated camera ({_described(camera)})")
+    roi = camera.roi
+    bin_x, bin_y = max(1, camera.binning_x), max(1, camera.binning_y)
+    return Intrinsics(
+        width_px=(roi.width or camera.width) // bin_x,
+        height_px=(roi.height or camera.height) // bin_y,
+        fx_px=fx / bin_x,
+        fy_px=fy / bin_y,
+        cx_px=(cx - roi.x_offset) / bin_x,
+        cy_px=(cy - roi.y_offset) / bin_y,
+    )
+
+
+def _described(camera: CameraInfo) -> str:
+    roi = camera.roi
+    return (
+        f"width {camera.width}, height {camera.height}, roi {roi.width} x {roi.height} at "
+        f"({roi.x_offset}, {roi.y_offset}), binning {camera.binning_x} x {camera.binning_y}, "
+        f"k {np.asarray(camera.k).tolist()}, p {np.asarray(camera.p).tolist()}"
     )
 
 

@@ -1,3 +1,5 @@
+import copy
+import math
 from array import array
 from types import SimpleNamespace
 
@@ -12,7 +14,12 @@ rclpy_messages = pytest.importorskip("fpt_ros.msg")
 
 from builtin_interfaces.msg import Duration, Time  # noqa: E402
 from rclpy.serialization import deserialize_message, serialize_message  # noqa: E402
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
+from sensor_msgs.msg import (  # noqa: E402
+    CameraInfo,
+    CompressedImage,
+    Image,
+    RegionOfInterest,
+)
 from std_msgs.msg import Header  # noqa: E402
 
 from fpt_ros import convert  # noqa: E402
@@ -228,6 +235,50 @@ def test_a_cloud_without_depth_lies_at_one_metre():
     cloud = convert.cloud_to_msg(random_motion(), np.zeros(6, np.float32), HEADER, camera(), None)
     np.testing.assert_array_equal(read_cloud(cloud)["z"], np.ones(6))
     assert cloud.row_step == len(cloud.data) == cloud.width * cloud.point_step
+
+
+def test_a_cutout_and_binning_see_the_same_rays_as_the_full_image():
+    full = camera(width=640, height=480)
+    full.k = [500.0, 0.0, 330.0, 0.0, 510.0, 250.0, 0.0, 0.0, 1.0]
+    ray = np.array([0.05, -0.02])  # x/z, y/z
+    pixel = ray * [500, 510] + [330, 250]
+    assert convert.intrinsics(full) == (640, 480, 500, 510, 330, 250)
+    cut = copy.deepcopy(full)
+    cut.roi = RegionOfInterest(x_offset=100, y_offset=60, width=402, height=300)
+    cut.binning_x, cut.binning_y = 4, 2
+    seen = convert.intrinsics(cut)
+    assert (seen.width_px, seen.height_px) == (100, 150)
+    where = (pixel - [100, 60]) / [4, 2]  # in the image sent
+    np.testing.assert_allclose(ray * seen[2:4] + seen[4:], where)
+    cut.binning_x = cut.binning_y = 1  # says the same as 0
+    assert convert.intrinsics(cut) == (402, 300, 500, 510, 230, 190)
+
+
+def test_rectified_images_are_described_by_p():
+    info = camera(width=640, height=480)
+    info.d = [-0.3, 0.1, 0.0, 0.0, 0.0]
+    k_only = convert.intrinsics(info)
+    # The other eye of a stereo pair: what is beside fx, cx, fy, cy shifts all rays alike.
+    info.p = [400.0, 0.0, 300.0, -40.0, 0.0, 410.0, 220.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    assert convert.intrinsics(info) == (640, 480, 400, 410, 300, 220) != k_only
+    for wrong in (-1.0, math.nan, math.inf):
+        info.p[0] = wrong
+        with pytest.raises(InvalidInputError, match="not of a calibrated camera"):
+            convert.intrinsics(info)
+
+
+def test_a_cloud_of_a_cutout_is_that_of_the_full_image():
+    motion, score = random_motion(), np.zeros(6, np.float32)
+    whole = read_cloud(convert.cloud_to_msg(motion, score, HEADER, camera(), None))
+    larger = camera(width=200, height=148)  # of which the image is the part from (80, 40) on
+    larger.k[2] += 80
+    larger.k[5] += 40
+    with pytest.raises(InvalidInputError, match="200 x 148 px"):
+        convert.cloud_to_msg(motion, score, HEADER, larger, None)
+    larger.roi = RegionOfInterest(x_offset=80, y_offset=40, width=64, height=48)
+    part = read_cloud(convert.cloud_to_msg(motion, score, HEADER, larger, None))
+    for axis in "xyz":
+        np.testing.assert_allclose(part[axis], whole[axis], atol=1e-6)
 
 
 def test_a_camera_or_depth_of_another_size_is_refused():
