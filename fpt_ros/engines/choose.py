@@ -2,7 +2,7 @@
 
 openvino   CPU: built for the machine once, kept in the cache
 tensorrt   NVIDIA GPU: likewise
-cuda       NVIDIA GPU without TensorRT: PyTorch in bfloat16, replayed from CUDA graphs; not built
+cuda       NVIDIA GPU without TensorRT: PyTorch, replayed from CUDA graphs; not built
 torch      any device: always there, and what serves while another engine is being built
 """
 
@@ -21,7 +21,7 @@ from ..core.config import ModelConfig
 from ..core.engine import Engine, Precision, TorchEngine
 from ..core.errors import EngineError, InvalidInputError
 from ..core.model import FlowPokeModel
-from . import cache, openvino, parity, tensorrt
+from . import cache, cuda, openvino, parity, tensorrt
 from .cuda import CudaEngine
 
 EngineName = Literal["auto", "openvino", "tensorrt", "cuda", "torch"]
@@ -192,9 +192,12 @@ def is_built(checkpoint: Checkpoint, name: str, wish: Wish) -> bool:
 
 def cuda_engine(checkpoint: Checkpoint, wish: Wish) -> CudaEngine:
     """PyTorch with CUDA graphs, held against PyTorch as it is. Raises EngineError."""
-    model = checkpoint.build_model().eval().requires_grad_(False)
     device = wish.torch_device()
-    engine = CudaEngine(model, device, "fp32" if wish.precision == "fp32" else "bf16")
+    precision = cuda.best_precision(device) if wish.precision == "auto" else wish.precision
+    if precision not in ("bf16", "fp32"):
+        raise EngineError(f"cuda runs in bf16 or fp32, not in {precision}: set `precision`")
+    model = checkpoint.build_model().eval().requires_grad_(False)
+    engine = CudaEngine(model, device, "bf16" if precision == "bf16" else "fp32")
     try:
         engine.parity_error = parity.check(engine, TorchEngine(model, device)).mean_displacement
     except (InvalidInputError, RuntimeError) as error:  # no memory for PyTorch

@@ -1,4 +1,4 @@
-"""PyTorch on an NVIDIA GPU, in bfloat16 and replayed from CUDA graphs.
+"""PyTorch on an NVIDIA GPU, replayed from CUDA graphs; in bfloat16 where the GPU has it.
 
 The fallback where TensorRT is missing. There is nothing to build; the first question of each size
 is slow, while its graph is recorded.
@@ -7,8 +7,8 @@ is slow, while its graph is recorded.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 import torch
@@ -42,18 +42,31 @@ class CudaEngine(StagedEngine):
         Raises EngineError if there is no such GPU, or too little memory on it.
         """
         device = torch.device(device)
-        if device.type != "cuda":
-            raise EngineError(f"CUDA graphs need an NVIDIA GPU, not the device {str(device)!r}")
-        try:
+        with _usable(device):
             run = stage_runners(model, device, precision)
-        except (RuntimeError, AssertionError) as error:  # the latter: PyTorch without CUDA
-            reason = str(error).partition("\n")[0]
-            raise EngineError(f"device {str(device)!r} cannot be used: {reason}") from error
         super().__init__(
             model.config, device, run, torch.float32 if precision == "fp32" else torch.bfloat16
         )
         self.precision = precision
         self.key = f"cuda {torch.__version__} {device} {precision}"
+
+
+def best_precision(device: torch.device) -> Literal["fp32", "bf16"]:
+    """Bfloat16 where the GPU multiplies in it. Raises EngineError if there is no such GPU."""
+    with _usable(device):
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+
+
+@contextmanager
+def _usable(device: torch.device) -> Iterator[None]:
+    """Blame the device for what goes wrong."""
+    if device.type != "cuda":
+        raise EngineError(f"CUDA graphs need an NVIDIA GPU, not the device {str(device)!r}")
+    try:
+        yield
+    except (RuntimeError, AssertionError) as error:  # the latter: PyTorch without CUDA
+        reason = str(error).partition("\n")[0]
+        raise EngineError(f"device {str(device)!r} cannot be used: {reason}") from error
 
 
 def stage_runners(

@@ -248,6 +248,34 @@ def test_engines_that_cannot_be_had_are_not_built(checkpoint, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("model", ["small"], indirect=True)
+@pytest.mark.parametrize(
+    ("wished", "capability", "chosen"),
+    [
+        ("auto", (8, 0), "bf16"),
+        ("auto", (7, 5), "fp32"),
+        ("bf16", (7, 5), "bf16"),
+        ("fp32", (9, 0), "fp32"),
+        ("fp16", (9, 0), None),
+        ("int8", (9, 0), None),
+    ],
+)
+def test_cuda_graphs_are_in_a_precision_that_was_asked_for_or_suits_the_gpu(
+    checkpoint, monkeypatch, wished, capability, chosen
+):
+    class Made(Exception):
+        pass
+
+    def make(model, device, precision):
+        raise Made(precision)
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(choose, "CudaEngine", make)
+    wish = Wish(device="cuda", precision=wished)
+    with pytest.raises(Made if chosen else EngineError, match=chosen or f"not in {wished}"):
+        choose.cuda_engine(checkpoint, wish)
+
+
+@pytest.mark.parametrize("model", ["small"], indirect=True)
 def test_engine_is_built_on_the_gpu_that_was_named(checkpoint, tmp_path, monkeypatch):
     current = []
 

@@ -8,7 +8,7 @@ import torch
 from fpt_ros.core.engine import TorchEngine
 from fpt_ros.core.errors import EngineError
 from fpt_ros.engines import parity, replay
-from fpt_ros.engines.cuda import CudaEngine, stage_runners
+from fpt_ros.engines.cuda import CudaEngine, best_precision, stage_runners
 from fpt_ros.engines.replay import Replayed
 from fpt_ros.engines.staged import StagedEngine, bucket
 
@@ -196,6 +196,8 @@ def test_failures_of_the_gpu_are_typed():
 def test_without_a_gpu(model):
     with pytest.raises(EngineError, match="'cuda' cannot be used"):
         CudaEngine(model)
+    with pytest.raises(EngineError, match="'cuda' cannot be used"):
+        best_precision(torch.device("cuda"))
     with pytest.raises(EngineError, match="not the device 'cpu'"):
         CudaEngine(model, "cpu")
 
