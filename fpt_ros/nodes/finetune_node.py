@@ -27,13 +27,15 @@ from rclpy.action import ActionClient, ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import InvalidParameterValueException
+from rclpy.exceptions import InvalidParameterValueException, NameValidationException
 from rclpy.executors import Executor, SingleThreadedExecutor
+from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
+from rclpy.validate_full_topic_name import validate_full_topic_name
 
 from fpt_ros.action import FineTune
 from fpt_ros.core.errors import FptError, InvalidInputError
@@ -41,6 +43,7 @@ from fpt_ros.dds import profile_environment
 from fpt_ros.msg import ModelInfo
 from fpt_ros.nodes.finetune_files import GoalFiles
 from fpt_ros.nodes.outbox import Outbox
+from fpt_ros.nodes.spin import spin_on
 from fpt_ros.nodes.training_process import TrainingProcess
 from fpt_ros.params import FINE_TUNE_TABLE, FineTuneSettings, changed
 from fpt_ros.srv import LoadModel
@@ -94,12 +97,13 @@ class FineTuneNode(Node):
         if self._process is not None:
             self.get_logger().info("ending as soon as the training has written its checkpoint")
             self._process.stop()
+        spin = partial(executor.spin_once, timeout_sec=0.1)
         last_s = time.monotonic() + _END_S
         while self._served_id is not None and time.monotonic() < last_s:
-            executor.spin_once(timeout_sec=0.1)
+            spin_on(self, spin)
         last_s = time.monotonic() + _FAREWELL_S
         while time.monotonic() < last_s:
-            executor.spin_once(timeout_sec=0.1)
+            spin_on(self, spin)
 
     def destroy_node(self) -> None:
         """Destroy the node with its action, which rclpy forgets."""
@@ -262,7 +266,10 @@ class FineTuneNode(Node):
         if not outcome["promoted"]:
             result.message = outcome["verdict"]
         elif handle.request.promote:
-            result.message = await self._hot_swap(outcome["checkpoint"], outcome["base_sha256"])
+            try:
+                result.message = await self._hot_swap(outcome["checkpoint"], outcome["base_sha256"])
+            except Exception as error:  # a defect, and no reason to keep hours of work to oneself
+                result.message = f"better than the base, but not loaded: {error!r}"
             result.promoted = not result.message
         if result.promoted:
             try:
@@ -341,6 +348,12 @@ class FineTuneNode(Node):
             # rclpy itself refuses changes of the read-only ones.
             if row and (reason := row.refusal(parameter.value, configured=False)):
                 return SetParametersResult(successful=False, reason=reason)
+            if parameter.name == "predictor" and not _is_node_name(parameter.value):
+                reason = (
+                    "predictor must be the name of a node, such as predictor or /robot/predictor, "
+                    f"got {parameter.value!r}"
+                )
+                return SetParametersResult(successful=False, reason=reason)
         return SetParametersResult(successful=True)
 
     def _apply_parameters(self, parameters: Sequence[Parameter[Any]]) -> None:
@@ -363,6 +376,16 @@ class FineTuneNode(Node):
         message = DiagnosticArray(status=[status])
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
+
+
+def _is_node_name(name: str) -> bool:
+    """Tell whether topics and services can be below a name."""
+    try:
+        full = expand_topic_name(f"{name}/load_model", "node", "/")
+        validate_full_topic_name(full, is_service=True)
+    except (ValueError, NameValidationException):
+        return False
+    return bool(name)
 
 
 def _id(handle: ServerGoalHandle) -> bytes:
@@ -394,8 +417,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     executor.add_node(node)
     executor.create_task(node.begin)
     try:
-        while not asked_to_end:
-            executor.spin_once(timeout_sec=1.0)  # Python sees a signal when this returns
+        while rclpy.ok() and not asked_to_end:
+            # Python sees a signal when this returns.
+            spin_on(node, partial(executor.spin_once, timeout_sec=1.0))
     finally:
         node.end(executor)
         node.destroy_node()

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterValueException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, Image
@@ -37,6 +36,7 @@ from fpt_ros.nodes.image_input import ImageInput
 from fpt_ros.nodes.models import Models
 from fpt_ros.nodes.outbox import Outbox
 from fpt_ros.nodes.pipeline import POINTS, Surroundings
+from fpt_ros.nodes.spin import spin_on
 from fpt_ros.nodes.surprise import LiveCheck
 from fpt_ros.nodes.worker import Worker
 from fpt_ros.params import TABLE, Settings, changed
@@ -301,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     executor.add_node(node)
     executor.create_task(node.autostart)
     while rclpy.ok():
-        _spin(executor, node)
+        spin_on(node, executor.spin)
     executor.shutdown()
     node.close()
     node.destroy_node()
@@ -311,14 +311,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
-
-
-def _spin(executor: SingleThreadedExecutor, node: PredictorNode) -> None:
-    """Spin until the end, or until a callback has failed: a defect, but the others go on."""
-    try:
-        executor.spin()
-    except ExternalShutdownException:
-        pass
-    except Exception:
-        if rclpy.ok():  # otherwise something was published at the very end
-            node.get_logger().error(traceback.format_exc())

@@ -123,6 +123,29 @@ def test_what_the_node_begins_with_does_not_change_later(desk):
     assert percent.successful
 
 
+@pytest.mark.parametrize("name", ["", "a b", "pre-dictor", "predictor/", "9lives", "/", 300 * "a"])
+def test_a_predictor_that_no_node_can_be_called_is_refused(desk, name):
+    (change,) = desk.node.set_parameters([Parameter("predictor", value=name)])
+    assert not change.successful
+    assert change.reason.startswith("predictor must be the name of a node")
+    assert repr(name) in change.reason
+    (change,) = desk.node.set_parameters([Parameter("predictor", value="/robot/predictor")])
+    assert change.successful
+
+
+def test_a_result_is_told_even_if_asking_the_predictor_fails(desk, monkeypatch):
+    async def fails(*_):
+        raise RuntimeError("no such handle")
+
+    monkeypatch.setattr(desk.node, "_hot_swap", fails)
+    handle = desk.send(promote=True)
+    desk.training().on_end({"outcome": OUTCOME})
+    status, result = desk.result(handle)
+    assert (status, result.success) == (GoalStatus.STATUS_SUCCEEDED, True)
+    assert (result.checkpoint, result.promoted) == (OUTCOME["checkpoint"], False)
+    assert result.message == "better than the base, but not loaded: RuntimeError('no such handle')"
+
+
 def test_a_cancelled_goal_stops_its_own_training_only(desk):
     desk.node.set_parameters([Parameter("horizon_s", value=0.4)])
     first = desk.send()
