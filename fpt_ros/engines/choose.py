@@ -111,6 +111,7 @@ def ready(checkpoint: Checkpoint, wish: Wish, failed: Mapping[str, str] | None =
     failed: why, by name. Raises EngineError or InvalidInputError if not even PyTorch can run, as
     on a device that is not there.
     """
+    _limit_threads(wish)
     to_build: list[str] = []
     failed = dict(failed or {})
     refused = dict(failed)
@@ -167,6 +168,7 @@ def load(
     checkpoint: Checkpoint, name: str, wish: Wish, identity: cache.Identity | None = None
 ) -> Engine:
     """Load an engine from the cache. Raises EngineError that says why it cannot be."""
+    _limit_threads(wish)
     identity = identity or identify(checkpoint, name, wish)
     entry = cache.find(wish.root, identity)
     engine = BACKENDS[name].load(
@@ -209,9 +211,13 @@ def cuda_engine(checkpoint: Checkpoint, wish: Wish) -> CudaEngine:
 def torch_engine(checkpoint: Checkpoint, wish: Wish) -> TorchEngine:
     """The engine that is always there; in another precision than wished if it does not have it."""
     precision: Literal["fp32", "bf16"] = "bf16" if wish.precision == "bf16" else "fp32"
+    return TorchEngine(checkpoint.build_model(), wish.torch_device(), precision)
+
+
+def _limit_threads(wish: Wish) -> None:
+    """PyTorch has work beside every engine: images before it, distributions after it."""
     if wish.num_threads:
         torch.set_num_threads(wish.num_threads)
-    return TorchEngine(checkpoint.build_model(), wish.torch_device(), precision)
 
 
 def build(

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import multiprocessing
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -226,6 +227,26 @@ def test_pytorch_serves_until_another_engine_is_built(checkpoint, tmp_path):
     service = choose.ready(checkpoint, wish)
     assert (service.engine.name, service.to_build) == ("torch", ("openvino",))
     assert "is damaged" in service.refused["openvino"]
+
+
+@pytest.mark.parametrize("model", ["small"], indirect=True)
+def test_threads_of_pytorch_are_limited_whatever_serves(checkpoint, tmp_path, monkeypatch):
+    limits = []
+    monkeypatch.setattr(torch, "set_num_threads", limits.append)
+    monkeypatch.setattr(openvino, "load", lambda *_: SimpleNamespace(name="openvino"))
+    monkeypatch.setattr(openvino, "runtime", lambda: "openvino 1")
+    monkeypatch.setattr(openvino, "describe", str)
+    monkeypatch.setattr(cache, "find", lambda *_: SimpleNamespace(folder=tmp_path, record=PARITY))
+    wish = Wish(device="cpu", precision="fp32", num_threads=3)
+    assert choose.load(checkpoint, "openvino", wish).name == "openvino"
+    assert set(limits) == {3}
+    limits.clear()
+    assert choose.ready(checkpoint, wish).engine.name == "openvino"
+    assert set(limits) == {3}
+    limits.clear()
+    wish = dataclasses.replace(wish, engine="torch")
+    assert choose.ready(checkpoint, wish).engine.name == "torch"
+    assert set(limits) == {3}
 
 
 @pytest.mark.parametrize("model", ["small"], indirect=True)
