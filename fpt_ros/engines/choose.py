@@ -200,12 +200,17 @@ def cuda_engine(checkpoint: Checkpoint, wish: Wish) -> CudaEngine:
         raise EngineError(f"cuda runs in bf16 or fp32, not in {precision}: set `precision`")
     model = checkpoint.build_model().eval().requires_grad_(False)
     engine = CudaEngine(model, device, "bf16" if precision == "bf16" else "fp32")
-    try:
-        engine.parity_error = parity.check(engine, TorchEngine(model, device)).mean_displacement
-    except (InvalidInputError, RuntimeError) as error:  # no memory for PyTorch
-        reason = str(error).partition("\n")[0]
-        raise EngineError(f"cuda cannot be held against PyTorch: {reason}") from error
+    engine.parity_error = _parity(engine, model, device).mean_displacement
     return engine
+
+
+def _parity(engine: Engine, model: FlowPokeModel, device: torch.device) -> parity.Parity:
+    """Hold an engine against PyTorch as it is. Raises EngineError if it cannot be, or fails."""
+    try:
+        return parity.check(engine, TorchEngine(model, device))
+    except (InvalidInputError, RuntimeError) as error:  # sizes not built for; memory for PyTorch
+        reason = str(error).partition("\n")[0]
+        raise EngineError(f"{engine.name} cannot be held against PyTorch: {reason}") from error
 
 
 def torch_engine(checkpoint: Checkpoint, wish: Wish) -> TorchEngine:
@@ -246,9 +251,8 @@ def build(
         engine = backend.load(
             checkpoint.config, folder, identity.precision, device, wish.num_threads
         )
-        found = parity.check(engine, TorchEngine(model, device))
         return {
-            "parity": asdict(found),
+            "parity": asdict(_parity(engine, model, device)),
             "checkpoint": str(checkpoint.path),
             "build_s": round(build_s, 1),
         }

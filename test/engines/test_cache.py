@@ -12,7 +12,7 @@ import torch
 
 from fpt_ros import cli
 from fpt_ros.core.checkpoint import load_checkpoint, save_checkpoint
-from fpt_ros.core.errors import EngineError
+from fpt_ros.core.errors import EngineError, InvalidInputError
 from fpt_ros.engines import cache, choose, openvino, tensorrt
 from fpt_ros.engines.choose import Wish
 
@@ -326,3 +326,31 @@ def test_engine_that_answers_otherwise_is_not_kept(checkpoint, tmp_path, monkeyp
     with pytest.raises(EngineError, match="does not answer as PyTorch does"):
         choose.build(checkpoint, "openvino", wish, lambda _: None)
     assert names(wish.root) == []
+
+
+@pytest.mark.parametrize("model", ["small"], indirect=True)
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"),
+        InvalidInputError("too many pokes\nmore"),
+    ],
+)
+def test_engine_that_cannot_be_compared_is_not_kept(checkpoint, tmp_path, monkeypatch, trouble):
+    def check(engine, reference):
+        raise trouble
+
+    engine = SimpleNamespace(name="fake")
+    monkeypatch.setattr(choose.parity, "check", check)
+    monkeypatch.setattr(openvino, "runtime", lambda: "openvino 1")
+    monkeypatch.setattr(openvino, "describe", str)
+    monkeypatch.setattr(openvino, "build", lambda model, precision, folder, _: write_blob(folder))
+    monkeypatch.setattr(openvino, "load", lambda *_: engine)
+    monkeypatch.setattr(choose, "CudaEngine", lambda *_: engine)
+    wish = Wish(device="cpu", precision="fp32", root=tmp_path / "engines")
+    reason = f"fake cannot be held against PyTorch: {str(trouble).partition(chr(10))[0]}$"
+    with pytest.raises(EngineError, match=reason):
+        choose.build(checkpoint, "openvino", wish, lambda _: None)
+    assert names(wish.root) == []
+    with pytest.raises(EngineError, match=reason):
+        choose.cuda_engine(checkpoint, wish)
