@@ -89,7 +89,7 @@ def save(
         "promoted": verdict.promoted,
         "reasons": verdict.reasons,
         "facts": facts,
-        "history": history,
+        "history": [{k: defined(v) for k, v in row.items()} for row in history],
         "records": {
             name: [{k: defined(v) for k, v in row.items()} for row in rows]
             for name, rows in records.items()

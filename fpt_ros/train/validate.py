@@ -45,7 +45,7 @@ class ValidationSet:
         """About `n_views` views spread over the split; unusable ones are left out.
 
         Of each sample's cells, about `grid` per side are kept. Raises InvalidInputError when
-        nothing is left, or samples have different grids.
+        nothing is left, nothing moves in what is left, or samples have different grids.
         """
         reader = ShardReader()
         images, flows, valids, statics, scenes = [], [], [], [], []
@@ -67,18 +67,29 @@ class ValidationSet:
             stride = max(1, cells // grid)
             every = slice(stride // 2, None, stride)
             kept = cell_centres(cells).reshape(cells, cells, 2)[every, every].reshape(-1, 2)
+            valid = motion.valid[every, every].ravel()
+            if not valid.any():
+                where = f"{outcome.shard}:{outcome.key}"
+                log.warning("left out of validation: %s: no motion is known at its points", where)
+                continue
             flows.append(motion.flow[every, every].reshape(-1, 2))
-            valids.append(motion.valid[every, every].ravel())
+            valids.append(valid)
             images.append(IDENTITY.image(rgb, input_px))
             statics.append(motion.camera_static)
             scenes.append(str(view.scene_seed))  # as in evaluation
         if not images:
             raise InvalidInputError("no sample can be validated on; the warnings above say why")
         image = np.stack(images).transpose(0, 3, 1, 2).copy()
+        flow = torch.from_numpy(np.stack(flows))
+        if not (flow.norm(dim=-1) > MOVING).any():
+            raise InvalidInputError(
+                f"at the {len(kept)} points of each picture that would be validated on, nothing "
+                "moves in any sample: validate on more views, or on more points (val_grid)"
+            )
         return cls(
             torch.from_numpy(image),
             torch.from_numpy(kept.copy()),
-            torch.from_numpy(np.stack(flows)),
+            flow,
             torch.from_numpy(np.stack(valids)),
             torch.tensor(statics),
             np.unique(scenes, return_inverse=True)[1],
@@ -124,12 +135,10 @@ def predict(
 def validate(
     model: FlowPokeModel, views: ValidationSet, device: torch.device, chunk: int = 8
 ) -> dict[str, float]:
-    """Means of what `measure` says over the views of which it says it."""
+    """Means of what `measure` says over the views of which it says it; NaN if NaN for one."""
     measured = measure(model, views, device, chunk)
     names = dict.fromkeys(name for row in measured for name in row)
-    return {
-        name: float(np.nanmean([row[name] for row in measured if name in row])) for name in names
-    }
+    return {name: float(np.mean([row[name] for row in measured if name in row])) for name in names}
 
 
 def measure(
@@ -140,7 +149,7 @@ def measure(
     Errors are in pixels of a 448 px image; moving is what moves by more than `samples.MOVING`.
     `iou_kl/T` is the moving-part IoU when the divergence of the answer with the poke from the
     answer without it is cut at T nats, for views whose camera stands still: otherwise the whole
-    picture moves.
+    picture moves. What is not defined for a view is not there; NaN is an answer that is no number.
     """
     rank, world = 0, 1
     if dist.is_initialized():
@@ -169,7 +178,7 @@ def _measure(
 ) -> list[dict[str, float]]:
     target = flow.to(after.means.dtype)
     length_px = REPORT_SIDE_PX * flow.norm(dim=-1)
-    moving = length_px > REPORT_SIDE_PX * MOVING
+    moving = flow.norm(dim=-1) > MOVING
     error_px = REPORT_SIDE_PX * (after.mean() - target).norm(dim=-1)
     std_px = REPORT_SIDE_PX * after.std()
     nll_before, nll_after = -before.log_prob(target), -after.log_prob(target)
@@ -177,17 +186,19 @@ def _measure(
     rows = []
     for i, known in enumerate(valid):
         on = moving[i]
-        std_and_error = torch.stack([std_px[i][known], error_px[i][known]])
         row = {
             "nll/no_poke": nll_before[i][known].mean(),
             "nll/one_poke": nll_after[i][known].mean(),
-            "nll/one_poke_moving": nll_after[i][on].mean(),
             "epe_px/all": error_px[i][known].mean(),
-            "epe_px/moving": error_px[i][on].mean(),
             "epe_px/all_if_still": length_px[i][known].mean(),
-            "epe_px/moving_if_still": length_px[i][on].mean(),
-            "std_error_correlation": torch.corrcoef(std_and_error)[0, 1],
         }
+        if on.any():
+            row["nll/one_poke_moving"] = nll_after[i][on].mean()
+            row["epe_px/moving"] = error_px[i][on].mean()
+            row["epe_px/moving_if_still"] = length_px[i][on].mean()
+        std_and_error = torch.stack([std_px[i][known], error_px[i][known]])
+        if not (std_and_error.amin(dim=1) == std_and_error.amax(dim=1)).any():
+            row["std_error_correlation"] = torch.corrcoef(std_and_error)[0, 1]
         for threshold in KL_THRESHOLDS_NATS if camera_static[i] else ():
             found = (score[i] > threshold) & known
             row[f"iou_kl/{threshold:g}"] = (found & on).sum() / (found | on).sum()

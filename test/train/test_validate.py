@@ -10,9 +10,10 @@ import torch
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.mixture import GaussianMixture
 from fpt_ros.data.samples import ShardIndex
-from fpt_ros.train.validate import ValidationSet, validate
+from fpt_ros.train.validate import ValidationSet, measure, validate
 
 MOVED = 0.1
+CPU = torch.device("cpu")
 
 
 class KnowsAll:
@@ -58,15 +59,47 @@ def samples(toy, tmp_path):
     return tmp_path
 
 
-@pytest.mark.filterwarnings("ignore:Mean of empty slice")  # the spread is the same everywhere
 def test_moving_is_what_it_is_in_evaluation(samples):
     views = ValidationSet.load(ShardIndex.scan(samples, "val"), 2, 16, 28)
-    measured = validate(KnowsAll(views.flow), views, torch.device("cpu"))
+    measured = validate(KnowsAll(views.flow), views, CPU)
     assert measured["epe_px/moving_if_still"] == pytest.approx(448 * MOVED, rel=1e-3)
     # Densities of isotropic Gaussians with 0.01: the divergence is (distance / 0.01)^2 / 2.
     assert measured["nll/one_poke_moving"] == pytest.approx(math.log(2 * math.pi * 1e-4), rel=1e-4)
     for threshold in ("0.5", "1", "2", "4"):
         assert measured[f"iou_kl/{threshold}"] == 1
+
+
+def test_what_is_not_defined_is_left_out_and_what_is_no_number_is_seen(samples):
+    views = ValidationSet.load(ShardIndex.scan(samples, "val"), 2, 16, 28)
+    assert "std_error_correlation" not in validate(KnowsAll(views.flow), views, CPU)
+    views.flow[0] = 0
+    answer = views.flow.clone()
+    rows = measure(KnowsAll(answer), views, CPU)
+    assert not any("moving" in name for name in rows[0])
+    assert rows[1]["epe_px/moving"] == 0
+    assert validate(KnowsAll(answer), views, CPU)["epe_px/moving"] == 0
+    answer[1, -1] = math.nan
+    measured = validate(KnowsAll(answer), views, CPU)
+    for name in ("nll/one_poke", "nll/one_poke_moving", "epe_px/all", "epe_px/moving"):
+        assert math.isnan(measured[name])
+    assert measured["epe_px/moving_if_still"] == pytest.approx(448 * MOVED, rel=1e-3)
+
+
+def test_views_without_motion_at_the_points_are_not_validated_on(toy, tmp_path, caplog):
+    """Of 16 cells per side every other one is kept."""
+    flow, unknown = np.zeros((1, 16, 16, 2), np.float16), np.zeros((1, 16, 16), bool)
+    flow[0, 0, 0] = MOVED
+    unknown[0, 0, 0] = True
+    rng = np.random.default_rng(0)
+    for name, changes in (("known", {}), ("unknown", {"valid": unknown})):
+        (tmp_path / name).mkdir()
+        files = {"0": toy.members(rng, 0, 0, flow=flow, **changes)}
+        toy.write_shard(tmp_path / name / "val-0.tar", files)
+    with pytest.raises(InvalidInputError, match=r"64 points .* nothing moves"):
+        ValidationSet.load(ShardIndex.scan(tmp_path / "known", "val"), 1, 8, 28)
+    with pytest.raises(InvalidInputError, match="no sample can be validated on"):
+        ValidationSet.load(ShardIndex.scan(tmp_path / "unknown", "val"), 1, 8, 28)
+    assert "val-0.tar:0: no motion is known at its points" in caplog.text
 
 
 def test_views_of_a_scene_are_known_also_when_some_are_left_out(toy, tmp_path):
@@ -94,7 +127,7 @@ def test_parts_are_found_under_still_cameras_only(samples, statics):
     views.camera_static = torch.tensor(statics)
     answer = views.flow.clone()
     answer[1] = MOVED  # everything moves: the IoU of this view is small
-    measured = validate(KnowsAll(answer), views, torch.device("cpu"))
+    measured = validate(KnowsAll(answer), views, CPU)
     assert measured.get("iou_kl/1") == (1 if any(statics) else None)
     assert measured["epe_px/all"] > 1
 
