@@ -323,13 +323,17 @@ _TORCH_NAMES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 
 @cache
 def _trt() -> Any:
-    found = [package for package in _PACKAGES if importlib.util.find_spec(package) is not None]
-    if not found:
-        raise EngineError("TensorRT is not installed: pip install tensorrt, or tensorrt-rtx")
-    try:
-        return importlib.import_module(found[0])
-    except (ImportError, OSError, RuntimeError) as error:
-        raise EngineError(f"{found[0]} cannot be imported: {error}") from error
+    """The first package that works."""
+    reasons = []
+    for package in _PACKAGES:
+        if importlib.util.find_spec(package) is None:
+            continue
+        try:
+            return importlib.import_module(package)
+        except (ImportError, OSError, RuntimeError) as error:
+            reasons.append(f"{package} cannot be imported: {error}")
+    missing = "TensorRT is not installed: pip install tensorrt, or tensorrt-rtx"
+    raise EngineError("; ".join(reasons) or missing)
 
 
 @cache

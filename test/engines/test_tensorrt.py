@@ -179,17 +179,38 @@ def test_on_a_gpu(model, tmp_path, precision):
     parity.check(engine, TorchEngine(model))
 
 
-def test_without_the_packages(monkeypatch):
-    monkeypatch.setattr(tensorrt, "_PACKAGES", ("no_such_package",))
+@pytest.fixture
+def packages(monkeypatch, tmp_path):
+    """Pretends that there are these packages: sources by name, in the order of preference."""
+
+    def pretend(**sources):
+        for name, source in sources.items():
+            (tmp_path / f"{name}.py").write_text(source)
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+        monkeypatch.setattr(tensorrt, "_PACKAGES", ("no_such_package", *sources))
+        tensorrt._trt.cache_clear()
+
+    yield pretend
     tensorrt._trt.cache_clear()
+
+
+def test_without_the_packages(packages):
+    packages()
     with pytest.raises(EngineError, match="pip install"):
         tensorrt.runtime()
 
 
-def test_with_a_package_that_does_not_load(monkeypatch, tmp_path):
-    (tmp_path / "broken_package.py").write_text("raise OSError('libcuda.so.1: not found')")
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    monkeypatch.setattr(tensorrt, "_PACKAGES", ("broken_package",))
-    tensorrt._trt.cache_clear()
-    with pytest.raises(EngineError, match="libcuda"):
+def test_with_packages_that_do_not_load(packages):
+    packages(
+        broken_package="raise OSError('libcuda.so.1: not found')",
+        old_package="raise ImportError('of another Python')",
+    )
+    reasons = r"broken_package .*libcuda.*; old_package cannot be imported: of another Python"
+    with pytest.raises(EngineError, match=reasons):
         tensorrt.runtime()
+
+
+def test_package_that_does_not_load_hides_no_other(packages):
+    packages(broken_package="raise OSError('no')", working_package="__version__ = '7.5'")
+    assert tensorrt.runtime() == "working_package 7.5"
