@@ -214,8 +214,11 @@ class GaussianMixture:
 
         There is no closed form. This is the matched-bound approximation of Goldberger and
         Greenspan (2003): every component is compared with the one of `other` that explains it
-        best. It is exact for single Gaussians. Where components overlap the formula can fall
-        below zero, which no divergence does, so it is cut off there.
+        best. It is exact for single Gaussians. Where components overlap it errs to both sides. It
+        overestimates where several of `other` do the work of one: all weight on one of four
+        components that coincide scores log 4 against equal weights, though both are the same
+        distribution. It underestimates where one of `other` does the work of several, and is cut
+        off where it would fall below zero, which no divergence does.
         """
         divergence = _component_divergences(self, other) - other.log_weights.unsqueeze(-2)
         matched = divergence.amin(dim=-1)

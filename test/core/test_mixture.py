@@ -393,6 +393,13 @@ def test_divergence_is_the_matched_bound():
         assert got.item() == pytest.approx(max(total, 0.0), abs=1e-9)
 
 
+def test_divergence_errs_as_documented_where_components_coincide():
+    one = isotropic([1, 0, 0, 0], [[0, 0]] * 4, [1.0] * 4)
+    all_four = isotropic([0.25] * 4, [[0, 0]] * 4, [1.0] * 4)  # the same distribution
+    assert one.kl_divergence(all_four).item() == pytest.approx(math.log(4))
+    assert all_four.kl_divergence(one).item() == 0
+
+
 def test_divergence_approaches_the_truth_for_separate_components():
     p = isotropic([0.3, 0.7], [[0, 0], [40, 0]], [1.0, 2.0])
     q = isotropic([0.6, 0.4], [[41, 1], [1, 0]], [3.0, 1.5])
