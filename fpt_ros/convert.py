@@ -59,7 +59,7 @@ def points_from_msg(message: MotionDistribution) -> NDArray[np.float32]:
 
 
 def flags_from_msg(message: MotionDistribution) -> NDArray[np.uint8]:
-    """Return the bits OUTSIDE_ROI, NONFINITE, OUTSIDE_IMAGE: [C, N]. Raises InvalidInputError."""
+    """Return bits of `core.motion.PointFlag`, 0 = usable: [C, N]. Raises InvalidInputError."""
     shape = (message.num_candidates, message.num_points)
     return _array_field(message, "flags", shape, np.uint8)
 

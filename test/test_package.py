@@ -114,8 +114,8 @@ def test_status_and_flags_are_the_published_constants():
     statuses = ["OK", "NO_IMAGE", "STALE_IMAGE", "BAD_REQUEST", "DEADLINE_MISSED"]
     statuses += ["MODEL_ERROR", "OVER_CAPACITY"]
     assert [getattr(MotionDistribution, name) for name in statuses] == list(range(7))
-    flags = ["OUTSIDE_ROI", "NONFINITE", "OUTSIDE_IMAGE"]
-    assert [getattr(MotionDistribution, name) for name in flags] == [1, 2, 4]
+    flags = ["OUTSIDE_ROI", "NONFINITE", "OUTSIDE_IMAGE", "CONTACT_OUTSIDE_ROI"]
+    assert [getattr(MotionDistribution, name) for name in flags] == [1, 2, 4, 8]
 
 
 def test_arrays_survive_serialization():

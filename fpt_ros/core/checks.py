@@ -37,11 +37,11 @@ def checked_points(points_px: ArrayLike, name: str = "queries") -> NDArray[np.fl
 def checked_pokes(
     pokes: ArrayLike, transform: CropTransform, name: str = "pokes"
 ) -> NDArray[np.float32]:
-    """Pokes [P, 4] in px, P >= 0, that start where the model sees them and are not absurdly long.
+    """Pokes as `well_formed_pokes` gives them, that start where the model sees them.
 
     Raises InvalidInputError.
     """
-    rows = _finite_rows(pokes, 4, name, "x, y, dx, dy")
+    rows = well_formed_pokes(pokes, transform, name)
     x, y, side = transform.roi
     width, height = transform.image_width_px, transform.image_height_px
     for contained, where in (
@@ -57,6 +57,15 @@ def checked_pokes(
             raise InvalidInputError(
                 f"{name}[{index}] starts at ({rows[index, 0]:g}, {rows[index, 1]:g}), {where}"
             )
+    return rows
+
+
+def well_formed_pokes(
+    pokes: ArrayLike, transform: CropTransform, name: str = "pokes"
+) -> NDArray[np.float32]:
+    """Pokes [P, 4] in px, P >= 0, anywhere, not absurdly long. Raises InvalidInputError."""
+    rows = _finite_rows(pokes, 4, name, "x, y, dx, dy")
+    side = transform.roi[2]
     lengths = np.hypot(rows[:, 2], rows[:, 3])
     if (lengths > MAX_POKE_SIDES * side).any():
         index = int(np.argmax(lengths))

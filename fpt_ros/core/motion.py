@@ -20,6 +20,7 @@ class PointFlag(IntFlag):
     OUTSIDE_ROI = 1  # the model did not see this point
     NONFINITE = 2  # the network overflowed
     OUTSIDE_IMAGE = 4  # the point is no point of the image at all
+    CONTACT_OUTSIDE_ROI = 8  # the model did not see where a poke of this candidate starts
 
 
 @dataclass(frozen=True, eq=False)

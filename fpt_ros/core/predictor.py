@@ -10,7 +10,7 @@ the result, and so does the unconditional answer on a grid, once it has been ask
 
 Pixels: x right, y down, continuous, the centre of the first pixel is (0.5, 0.5). Displacements are
 pixels over the model's horizon. The model sees the centre square of the image; a point outside of
-it is flagged and its mixture is NaN.
+it is flagged and its mixture is NaN, and so are all points of a candidate with a poke out there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from .checkpoint import load_checkpoint
-from .checks import checked_image, checked_points, checked_pokes
+from .checks import checked_image, checked_points, checked_pokes, well_formed_pokes
 from .engine import Engine, TorchEngine
 from .errors import InvalidInputError, NoImageError
 from .geometry import CropTransform
@@ -160,13 +160,15 @@ class MotionPredictor:
     ) -> Motion:
         """What `predict` says to each of C alternative sets of pokes [P_i, 4], in one batch.
 
-        Returns a Motion with batch [C, N]. Raises as `predict` does.
+        Returns a Motion with batch [C, N]. Raises as `predict` does; but where there is a choice,
+        candidates with a poke where the model does not see are flagged, and the others answered.
         """
         frame = self._or_current(frame)
         if len(candidates) == 0:
             raise InvalidInputError("candidates must hold at least one set of pokes")
+        check = well_formed_pokes if len(candidates) > 1 else checked_pokes
         poke_sets = [
-            checked_pokes(pokes, frame.transform, f"candidates[{index}]")
+            check(pokes, frame.transform, f"candidates[{index}]")
             for index, pokes in enumerate(candidates)
         ]
         points = checked_points(queries)
@@ -399,11 +401,14 @@ class MotionPredictor:
     ) -> tuple[GaussianMixture, NDArray[np.uint8]]:
         """Mixtures in px and flags, batch [C, N], in pieces that bound the memory."""
         transform = frame.transform
+        valid = np.array([transform.contains(pokes[:, :2]).all() for pokes in poke_sets])
         seen = transform.contains(points_px)
         points = self._tensor(transform.to_unit(points_px[seen]))
         outputs = 6 * self.engine.config.head.n_components
         raw = points.new_full((len(poke_sets), len(points_px), outputs), torch.nan)
         columns = torch.from_numpy(np.flatnonzero(seen)).to(raw.device)
+        rows = torch.from_numpy(np.flatnonzero(valid)).to(raw.device)[:, None]
+        poke_sets = [pokes for pokes, is_valid in zip(poke_sets, valid, strict=True) if is_valid]
         for group in _groups(poke_sets):
             poke_xy, poke_flow, counts = self._poke_batch(frame, poke_sets[group])
             self.between_chunks()
@@ -417,16 +422,18 @@ class MotionPredictor:
                 nothing = poke_xy[:, :, :0]
                 none = self.engine.condition(frame.context, nothing, nothing, None, flag)
                 answer = self.engine.extend(frame.context, none, poke_xy, poke_flow, all_points)[1]
-                raw[group, columns] = answer[0].to(raw)
+                raw[rows[group], columns] = answer[0].to(raw)
                 continue
             pokes = self.engine.condition(frame.context, poke_xy, poke_flow, counts, flag)
             for low in range(0, len(points), step):
                 self.between_chunks()
                 answer = self.engine.query(frame.context, pokes, all_points[:, :, low : low + step])
-                raw[group, columns[low : low + step]] = answer[0].to(raw)
+                raw[rows[group], columns[low : low + step]] = answer[0].to(raw)
         finite = raw.isfinite().all(-1)
         raw = raw.where(finite[..., None], torch.nan)
-        flags = np.where(seen & ~finite.cpu().numpy(), PointFlag.NONFINITE, 0)
+        asked = seen & valid[:, None]
+        flags = np.where(asked & ~finite.cpu().numpy(), PointFlag.NONFINITE, 0)
+        flags |= np.where(valid, 0, PointFlag.CONTACT_OUTSIDE_ROI)[:, None]
         flags |= np.where(seen, 0, PointFlag.OUTSIDE_ROI)
         flags |= np.where(transform.in_image(points_px), 0, PointFlag.OUTSIDE_IMAGE)
         scale = transform.displacement_to_source(torch.eye(2, dtype=torch.float64))
@@ -435,7 +442,7 @@ class MotionPredictor:
 
 def _groups(poke_sets: Sequence[NDArray[np.float32]]) -> Iterator[slice]:
     """Slices of candidates whose pokes go through the network at once."""
-    longest = max(len(pokes) for pokes in poke_sets)
+    longest = max((len(pokes) for pokes in poke_sets), default=0)
     step = max(1, _TOKENS // _tokens(max(1, longest), longest))
     for low in range(0, len(poke_sets), step):
         yield slice(low, low + step)

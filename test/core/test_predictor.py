@@ -130,6 +130,29 @@ def test_points_the_model_did_not_see_are_flagged_and_nan(predictor):
     assert predictor.predict(POKES, [[0, 0]]).flags.tolist() == [roi]
 
 
+@pytest.mark.parametrize("chunk", [3, 4096])
+def test_of_several_candidates_those_with_unseen_contacts_are_flagged(
+    predictor, chunk, monkeypatch
+):
+    monkeypatch.setattr(predictor_module, "_TOKENS", chunk)
+    beside, outside = [[10, 40, 5, 0]], [[-1, 40, 5, 0]]
+    candidates = [beside, POKES[:1], np.concatenate([POKES, outside]), [], POKES]
+    queries = np.concatenate([QUERIES, [[5, 5]]])
+    motion = predictor.predict_candidates(candidates, queries)
+    contact, roi = PointFlag.CONTACT_OUTSIDE_ROI, PointFlag.OUTSIDE_ROI
+    valid, unseen = [0, 0, 0, roi], [contact, contact, contact, contact | roi]
+    assert motion.flags.tolist() == [unseen, valid, unseen, valid, valid]
+    for index in (1, 3, 4):
+        alone = predictor.predict(candidates[index], queries)
+        assert_same(motion.mixture[index, :3], alone.mixture[:3])
+    for values in (motion.mixture.weights, motion.mixture.means, motion.mixture.covariances):
+        assert values[motion.flags != 0].isnan().all()
+    nothing = predictor.predict_candidates([beside, outside], QUERIES)
+    assert nothing.flags.tolist() == [[contact] * 3] * 2
+    with pytest.raises(InvalidInputError, match=r"candidates\[0\]\[0\] .* outside the square"):
+        predictor.predict_candidates([beside], QUERIES)
+
+
 def test_an_overflow_is_flagged_where_it_happens(predictor, monkeypatch):
     extend = predictor.engine.extend
 
@@ -451,8 +474,10 @@ def test_bad_images_are_refused(predictor, rgb, message):
 def test_bad_pokes_are_named(predictor, pokes, message):
     with pytest.raises(InvalidInputError, match=message):
         predictor.predict(pokes, QUERIES)
-    with pytest.raises(InvalidInputError, match=message.replace("pokes", r"candidates\[1\]", 1)):
-        predictor.predict_candidates([[], pokes], QUERIES)
+    several = [[], pokes] if "outside" not in message else [pokes]
+    name = rf"candidates\[{len(several) - 1}\]"
+    with pytest.raises(InvalidInputError, match=message.replace("pokes", name, 1)):
+        predictor.predict_candidates(several, QUERIES)
 
 
 @pytest.mark.parametrize(

@@ -310,6 +310,21 @@ def test_candidates_by_topic_and_service(bench):
     np.testing.assert_allclose(convert.mixture_from_msg(alone)[0].mean(), unpoked, atol=1e-4)
 
 
+def test_one_contact_out_of_sight_does_not_cost_the_other_candidates(bench):
+    bench.processed_image()
+    answer = bench.ask(
+        poke_counts=[1, 1],
+        poke_xy=[1.0, 20.0, 30.0, 20.0],
+        poke_dxdy=[5.0, 0.0, 5.0, 0.0],
+        query_xy=[20.0, 20.0, 40.0, 40.0],
+    )
+    assert (answer.status, answer.status_text) == (OK, "")
+    contact = MotionDistribution.CONTACT_OUTSIDE_ROI
+    assert list(answer.flags) == [contact, contact, 0, 0]
+    finite = convert.mixture_from_msg(answer).mean().isfinite().all(-1)
+    assert finite.tolist() == [[False, False], [True, True]]
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
