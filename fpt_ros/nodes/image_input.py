@@ -33,13 +33,15 @@ class ImageInput:
         self._callback = callback
         self._kind = CompressedImage if transport == "compressed" else Image
         topic = node.resolve_topic_name("image")
-        self._topic = f"{topic}/compressed" if transport == "compressed" else topic
         self._qos = QoSProfile(depth=1, reliability=_RELIABILITY[qos])
         self._received = 0
         self._before = 0, 0  # received and lost at the last complaints
         self._latest_s = time.monotonic()
         self._logged_s = -math.inf
-        self._subscription = self._subscribed()
+        self._subscription = self._subscribed(
+            f"{topic}/compressed" if transport == "compressed" else topic
+        )
+        self.topic: str = self._subscription.topic_name  # it may have been remapped itself
 
     def close(self) -> None:
         """Unsubscribe."""
@@ -57,7 +59,7 @@ class ImageInput:
                 " README), or make both reliable (parameter image_qos)"
             )
         if time.monotonic() - self._latest_s > SILENCE_S:
-            found.append(f"no image for {SILENCE_S:g} s on {self._topic}")
+            found.append(f"no image for {SILENCE_S:g} s on {self.topic}")
             present = ", ".join(self._image_topics()) or "none"
             self._log(
                 f"{found[-1]} ({self._kind.__name__}, {_described(self._qos)}). Image topics now: "
@@ -71,10 +73,10 @@ class ImageInput:
             self._logged_s = time.monotonic()
             self._node.get_logger().warning(text)
 
-    def _subscribed(self) -> Any:
+    def _subscribed(self, topic: str) -> Any:
         def subscribe(events: SubscriptionEventCallbacks) -> Any:
             return self._node.create_subscription(
-                self._kind, self._topic, self._take, self._qos, event_callbacks=events
+                self._kind, topic, self._take, self._qos, event_callbacks=events
             )
 
         try:
@@ -98,10 +100,10 @@ class ImageInput:
         offers = [
             f"{info.node_namespace.rstrip('/')}/{info.node_name} offers "
             f"{_described(info.qos_profile)}"
-            for info in self._node.get_publishers_info_by_topic(self._topic)
+            for info in self._node.get_publishers_info_by_topic(self.topic)
         ]
         self._node.get_logger().warning(
-            f"incompatible QoS on {self._topic}: this node asks for {_described(self._qos)}; "
+            f"incompatible QoS on {self.topic}: this node asks for {_described(self._qos)}; "
             f"{'; '.join(offers) or 'the publisher is gone'}. Set the parameter image_qos"
         )
 

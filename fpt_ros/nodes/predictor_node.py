@@ -113,10 +113,10 @@ class PredictorNode(LifecycleNode):
         result = super().on_activate(state)
         self._worker.resume()
         self._desk.open()
-        self._live_check.open()
         self._geometry = GeometryInput(self)
         settings = self._settings
         self._image = ImageInput(self, settings.image_transport, settings.image_qos, self._on_image)
+        self._live_check.open(self._image.topic)
         self._deadlines = self.create_timer(_DEADLINE_CHECK_S, self._worker.expire)
         return result
 

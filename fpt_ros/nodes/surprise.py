@@ -92,6 +92,7 @@ class LiveCheck:
         }
         self._subscription: Any = None
         self._timer: Any = None
+        self._image_topic = ""
         self._judge: _Judge | None = None
         self._images: deque[tuple[int, Any]] = deque()  # by stamp
         self._pending: list[_Check] = []
@@ -101,8 +102,12 @@ class LiveCheck:
         self._reason = ""  # why the latest one was not judged
         self._problems: list[str] = []
 
-    def open(self) -> None:
-        """Subscribe, and check from now on if the parameters say so."""
+    def open(self, image_topic: str) -> None:
+        """Subscribe, and check from now on if the parameters say so.
+
+        image_topic: for recordings, the name of where the images come from.
+        """
+        self._image_topic = image_topic
         self._subscription = self._node.create_subscription(
             PokeArray, "executed", self._on_executed, QoSProfile(depth=10)
         )
@@ -256,7 +261,6 @@ class LiveCheck:
     def _about(self, check: _Check, stamps_ns: list[int], first: int) -> About:
         settings = self._settings()
         compressed = settings.image_transport == "compressed"
-        image = self._node.resolve_topic_name("image")
         names = {"executed": "executed", "surprise": f"~/{SURPRISE}"}
         return About(
             stamps_ns=stamps_ns,
@@ -266,7 +270,7 @@ class LiveCheck:
             executed=check.contact is not None,
             camera_static=settings.camera_static,
             topics={key: self._node.resolve_topic_name(name) for key, name in names.items()}
-            | {"image": f"{image}/compressed" if compressed else image},
+            | {"image": self._image_topic},
             folder=os.path.expanduser(settings.surprise_dir),
             limit_mb=settings.surprise_dir_mb,
             threshold_nats=settings.surprise_threshold_nats,
