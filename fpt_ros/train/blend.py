@@ -32,19 +32,19 @@ views three, of which all was suddenly expected to move, once made six of nine p
 class Trial:
     """One share and what it is worth on validation data.
 
-    `nll` is the score on the recording, lower is better. `synthetic_epe_px` are the errors over
-    moving and over all points of the synthetic world, float [scenes] each, NaN where nothing moves;
-    None where there is no such data.
+    `nll` is the score on the recording, lower is better. `synthetic_epe_px` are errors in the
+    synthetic world, over moving points or over all, at one poke or more: float [scenes] each, NaN
+    where nothing moves; None where there is no such data.
     """
 
     share: float
     nll: float
-    synthetic_epe_px: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+    synthetic_epe_px: tuple[NDArray[np.float64], ...] | None = None
 
     def forgotten(self, base: Trial) -> tuple[float, float]:
         """By what share of the base's the error rose, and the standard error of that share.
 
-        Of the two errors, the one with the greater sum of both numbers. Zeros where there is none.
+        Of all errors, the one with the greater sum of both numbers. Zeros where there is none.
         The standard error is that of the change alone, infinite where scenes are too few to tell.
         NaN or infinite if an error became NaN.
         """

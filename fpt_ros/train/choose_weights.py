@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from fpt_ros.core.checkpoint import Checkpoint, load_checkpoint
 from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.train import blend
-from fpt_ros.train.validate import ValidationSet, measure, validate
+from fpt_ros.train.gate import POKES
+from fpt_ros.train.validate import ValidationSet, errors_px, validate
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +55,9 @@ def choose_weights(
 ) -> Chosen:
     """Choose the share by the NLL on `own` among those that forget little on `synthetic`.
 
-    The factor on deviations is chosen by the NLL on both together. NLL is the sum of that over all
-    and that over moving points, at one poke. `advance` is told the share of the work that is done.
+    What is forgotten is looked at with as many pokes as by the gate. The factor on deviations is
+    chosen by the NLL on both together. NLL is the sum of that over all and that over moving points,
+    at one poke. `advance` is told the share of the work that is done.
     """
     head = base.config.head
 
@@ -74,14 +76,15 @@ def choose_weights(
     def trial(share: float, state: blend.State) -> blend.Trial:
         advance(0.8 * share)
         model = model_of(state, head.std_factor)
-        errors_px = None
+        of_scenes = None
         if synthetic is not None:
-            rows = measure(model, synthetic, device)  # in order: this is one process
-            moving_px, all_px = (
-                _by_scene(rows, f"epe_px/{points}", synthetic.scene) for points in ("moving", "all")
+            rows = errors_px(model, synthetic, device, POKES)
+            of_scenes = tuple(
+                _by_scene(rows, (points, n_pokes), synthetic.scene)
+                for n_pokes in POKES
+                for points in ("moving", "all")
             )
-            errors_px = (moving_px, all_px)
-        return blend.Trial(share, nll(model, own), errors_px)
+        return blend.Trial(share, nll(model, own), of_scenes)
 
     tuned = load_checkpoint(tuned_path).state_dict
     best, state = blend.best(base.state_dict, tuned, trial, forget_percent)
@@ -99,7 +102,7 @@ def choose_weights(
 
 
 def _by_scene(
-    rows: list[dict[str, float]], error: str, scene: NDArray[np.intp]
+    rows: list[dict[tuple[str, int], float]], error: tuple[str, int], scene: NDArray[np.intp]
 ) -> NDArray[np.float64]:
     """Means of an error over the views of each scene in which it is defined; NaN where in none."""
     defined = np.array([error in row for row in rows])

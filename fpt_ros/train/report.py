@@ -154,7 +154,7 @@ def draw_views(model: FlowPokeModel, views: ValidationSet, device: torch.device)
     Motion is coloured by direction (hue) and length (brightness).
     """
     rows = slice(0, _N_PICTURES)
-    flow, before, after = predict(model, views, rows, device)
+    flow, (before, after) = predict(model, views, rows, device)
     score = after.kl_divergence(before).float().cpu().numpy()
     mean, truth = after.mean().float().cpu().numpy(), flow.cpu().numpy()
     side = views.image.shape[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.data.augment import IDENTITY
 from fpt_ros.data.samples import MOVING, BadSampleError, ShardIndex, ShardReader, cell_centres
 from fpt_ros.evaluate.metrics import REPORT_SIDE_PX
+from fpt_ros.evaluate.runner import choose_pokes
 from fpt_ros.train.loss import to_model_range
 
 log = logging.getLogger(__name__)
@@ -113,23 +115,69 @@ class ValidationSet:
 
 @torch.no_grad()
 def predict(
-    model: FlowPokeModel, views: ValidationSet, rows: slice, device: torch.device
-) -> tuple[Tensor, GaussianMixture, GaussianMixture]:
-    """Flow [B, N, 2], and the mixtures [B, N] without and with a poke on the longest motion."""
+    model: FlowPokeModel,
+    views: ValidationSet,
+    rows: slice,
+    device: torch.device,
+    poke_counts: Sequence[int] = (0, 1),
+) -> tuple[Tensor, list[GaussianMixture]]:
+    """Flow [B, N, 2], and for each count the mixtures [B, N] after so many pokes.
+
+    Pokes are chosen as in evaluation: the longest motion first, the others at random.
+    """
     flow = views.flow[rows].to(device)
     n_views, n_points = flow.shape[:2]
     static = views.camera_static[rows].to(device)
     xy = views.xy.to(device).expand(n_views, 1, n_points, 2)
-    longest = flow.norm(dim=-1).argmax(dim=-1)[:, None, None].expand(n_views, 1, 2)
-    poke_xy, poke_flow = xy[:, 0].gather(1, longest)[:, None], flow.gather(1, longest)[:, None]
+    chosen = _pokes(views, rows, max(poke_counts)).to(device)[..., None].expand(-1, -1, 2)
+    poke_xy, poke_flow = xy[:, 0].gather(1, chosen)[:, None], flow.gather(1, chosen)[:, None]
     image = model.encode(to_model_range(views.image[rows].to(device)))
     mixtures = []
-    for n_pokes in (0, 1):
+    for n_pokes in poke_counts:
         pokes = model.condition(
             image, poke_xy[:, :, :n_pokes], poke_flow[:, :, :n_pokes], None, static
         )
         mixtures.append(model.mixture(model.query(image, pokes, xy))[:, 0])
-    return flow, mixtures[0], mixtures[1]
+    return flow, mixtures
+
+
+def _pokes(views: ValidationSet, rows: slice, n: int) -> Tensor:
+    """Indices [B, n] of points to poke, always the same for a view; twice where few are known."""
+    chosen = []
+    for row in range(len(views))[rows]:
+        known = views.valid[row].numpy().nonzero()[0]
+        order = choose_pokes(views.flow[row].numpy()[known], n, np.random.default_rng(row))
+        chosen.append(np.resize(known[order], n))
+    return torch.from_numpy(np.stack(chosen))
+
+
+def errors_px(
+    model: FlowPokeModel,
+    views: ValidationSet,
+    device: torch.device,
+    poke_counts: Sequence[int],
+    chunk: int = 8,
+) -> list[dict[tuple[str, int], float]]:
+    """Errors of each view over "all" and over "moving" points, by number of pokes.
+
+    Defined, and named in a row, as in `measure`, which says more; in one process.
+    """
+    errors: list[dict[tuple[str, int], float]] = []
+    for start in range(0, len(views), chunk):
+        rows = slice(start, start + chunk)
+        flow, mixtures = predict(model, views, rows, device, poke_counts)
+        of_points = {"all": views.valid[rows].to(device), "moving": flow.norm(dim=-1) > MOVING}
+        each_px = [REPORT_SIDE_PX * (each.mean() - flow).norm(dim=-1) for each in mixtures]
+        errors += [
+            {
+                (points, n_pokes): float(error_px[i][which[i]].mean())
+                for points, which in of_points.items()
+                if which[i].any()
+                for n_pokes, error_px in zip(poke_counts, each_px, strict=True)
+            }
+            for i in range(len(flow))
+        ]
+    return errors
 
 
 def validate(
@@ -160,7 +208,8 @@ def measure(
     for start in range(rank * chunk, len(views), world * chunk):
         rows = slice(start, start + chunk)
         known = views.valid[rows].to(device)
-        measured += _measure(*predict(model, views, rows, device), known, views.camera_static[rows])
+        flow, (before, after) = predict(model, views, rows, device)
+        measured += _measure(flow, before, after, known, views.camera_static[rows])
     model.train(was_training)
     if dist.is_initialized():
         gathered: list[list[dict[str, float]] | None] = [None] * world

@@ -11,6 +11,7 @@ import torch
 from fpt_ros.core.checkpoint import load_checkpoint, save_checkpoint
 from fpt_ros.core.config import DinoEncoderConfig, HeadConfig, ModelConfig, TransformerConfig
 from fpt_ros.core.model import FlowPokeModel
+from fpt_ros.train.blend import SHARES
 from fpt_ros.train.choose_weights import _by_scene, choose_weights
 from fpt_ros.train.validate import ValidationSet
 
@@ -95,13 +96,31 @@ def test_what_is_kept_is_weighed_against_what_is_learned(choose):
     assert wide.model.config.head.std_factor > usual.model.config.head.std_factor
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("forgotten", [("moving", 1), ("all", 1), ("moving", 5), ("all", 5)])
+def test_what_is_forgotten_at_any_number_of_pokes_counts(choose, monkeypatch, forgotten):
+    own = drawn_from(choose.tuned, 1.0)
+    shares = iter((0.0, *SHARES))
+
+    def pretend(model, views, device, poke_counts):
+        share = next(shares)
+        return [
+            {
+                (points, n): 20.0 * (1 + 0.08 * share * ((points, n) == forgotten))
+                for points in ("moving", "all")
+                for n in poke_counts
+            }
+            for _ in range(len(views))
+        ]
+
+    monkeypatch.setattr("fpt_ros.train.choose_weights.errors_px", pretend)
+    assert choose.run(own, own).share == 0.625  # 5 %, as much as may be
+
+
 def test_errors_are_averaged_over_scenes_first():
-    rows = [{"epe_px/moving": error} for error in (1.0, 3.0, None, 5.0, None)]
-    for still in (2, 4):
-        del rows[still]["epe_px/moving"]
-    means = _by_scene(rows, "epe_px/moving", np.array([0, 0, 1, 1, 2]))
+    at_one, nothing_moves = ("moving", 1), {}
+    rows = [{at_one: 1.0}, {at_one: 3.0}, nothing_moves, {at_one: 5.0}, nothing_moves]
+    means = _by_scene(rows, at_one, np.array([0, 0, 1, 1, 2]))
     np.testing.assert_equal(means, [2.0, 5.0, nan])
-    rows[3]["epe_px/moving"] = nan  # it moves, and the answer is no number
-    np.testing.assert_equal(
-        _by_scene(rows, "epe_px/moving", np.array([0, 0, 1, 1, 2])), [2, nan, nan]
-    )
+    rows[3][at_one] = nan  # it moves, and the answer is no number
+    np.testing.assert_equal(_by_scene(rows, at_one, np.array([0, 0, 1, 1, 2])), [2, nan, nan])

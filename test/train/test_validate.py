@@ -10,7 +10,7 @@ import torch
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.mixture import GaussianMixture
 from fpt_ros.data.samples import ShardIndex
-from fpt_ros.train.validate import ValidationSet, measure, validate
+from fpt_ros.train.validate import ValidationSet, errors_px, measure, validate
 
 MOVED = 0.1
 CPU = torch.device("cpu")
@@ -100,6 +100,49 @@ def test_views_without_motion_at_the_points_are_not_validated_on(toy, tmp_path, 
     with pytest.raises(InvalidInputError, match="no sample can be validated on"):
         ValidationSet.load(ShardIndex.scan(tmp_path / "unknown", "val"), 1, 8, 28)
     assert "val-0.tar:0: no motion is known at its points" in caplog.text
+
+
+class ErrsByPokes(KnowsAll):
+    """Remembers the pokes; each adds 0.01 of the side to the error, 0.02 at rest."""
+
+    def condition(self, image, poke_xy, poke_flow, mask, static):
+        self.poked = torch.cat([poke_xy, poke_flow], dim=-1)[:, 0]
+        return poke_flow.shape[2]
+
+    def mixture(self, n_pokes):
+        moves = self.flow.norm(dim=-1, keepdim=True) > 0.01
+        error = 0.01 * n_pokes * torch.where(moves, 1.0, 2.0)
+        mean = (self.flow + error * torch.tensor([0.6, 0.8]))[:, None, :, None]
+        scale = (0.01 * torch.eye(2)).expand(*mean.shape[:-1], 2, 2)
+        return GaussianMixture(torch.zeros(mean.shape[:-1]), mean, scale)
+
+
+def test_errors_at_several_numbers_of_pokes(samples):
+    views = ValidationSet.load(ShardIndex.scan(samples, "val"), 2, 16, 28)
+    views.flow[0, -1] = torch.tensor([0.2, 0.0])  # the longest
+    views.valid[0, 5:-1] = False
+    views.flow[0, 5:-1] = 0.0
+    model = ErrsByPokes(views.flow)
+    rows = errors_px(model, views, CPU, (1, 5))
+    n_pokes = model.poked.shape[1]
+    assert n_pokes == 5
+    everything = torch.cat([views.xy.expand(2, -1, -1), views.flow], dim=-1)
+    for view, known in enumerate(([0, 1, 2, 3, 4, 255], range(256))):
+        index = [everything[view].tolist().index(poke) for poke in model.poked[view].tolist()]
+        assert set(index) <= set(known)
+        assert len(set(index)) == 5
+        if view == 0:
+            assert index[0] == 255
+    moving = 1 / 6, 64 / 256  # of the known points
+    for row, share in zip(rows, moving, strict=True):
+        for n in (1, 5):
+            assert row["moving", n] == pytest.approx(4.48 * n, rel=1e-3)
+            assert row["all", n] == pytest.approx(4.48 * n * (2 - share), rel=1e-3)
+    assert errors_px(model, views, CPU, (1, 5)) == rows
+    measured = measure(model, views, CPU)
+    assert [row["epe_px/moving"] for row in measured] == [row["moving", 1] for row in rows]
+    views.flow[0] = 0
+    assert set(errors_px(model, views, CPU, (5,))[0]) == {("all", 5)}
 
 
 def test_views_of_a_scene_are_known_also_when_some_are_left_out(toy, tmp_path):
