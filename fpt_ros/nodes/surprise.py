@@ -129,8 +129,8 @@ class LiveCheck:
             return
         if self._images and stamp_ns < self._images[-1][0]:
             self._forget("the stamps of the images jumped back")
-        newest_ns = self._images[-1][0] if self._images else -horizon_ns
-        if stamp_ns - newest_ns >= 0.75 * horizon_ns / _IMAGES:
+        spacing_ns = 0.75 * horizon_ns / _IMAGES
+        if not self._images or stamp_ns - self._images[-1][0] >= spacing_ns:
             self._images.append((stamp_ns, image))
         oldest_ns = stamp_ns - (1 + _BEFORE) * horizon_ns - _SLACK_S * 1e9
         while self._images[0][0] < oldest_ns:

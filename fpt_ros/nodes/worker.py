@@ -35,6 +35,8 @@ PipelineT = TypeVar("PipelineT", bound=Pipeline | None)
 
 _logger = logging.getLogger(__name__)
 
+_LONGEST_NS = 1e18  # thirty years; between images at rates that are next to nothing
+
 
 class Worker:
     """Runs a pipeline on a thread of its own; see the top of this file."""
@@ -220,7 +222,7 @@ class Worker:
     def _too_soon(self) -> bool:
         if self.settings.max_rate_hz <= 0.0:
             return False
-        period_ns = int(1e9 / self.settings.max_rate_hz)
+        period_ns = int(min(1e9 / self.settings.max_rate_hz, _LONGEST_NS))
         now_ns = self._clock_ns()
         if now_ns < self._next_image_ns <= now_ns + period_ns:  # else the clock has jumped
             return True

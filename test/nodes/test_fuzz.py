@@ -16,7 +16,7 @@ pytest.importorskip("fpt_ros.msg")
 from builtin_interfaces.msg import Duration, Time
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, RegionOfInterest
 from std_msgs.msg import Header
 
 from fpt_ros import convert
@@ -120,6 +120,12 @@ camera_infos = st.builds(
     height=some_size,
     width=some_size,
     k=st.lists(st.floats(), min_size=9, max_size=9),
+    p=st.one_of(st.just([0.0] * 12), st.lists(st.floats(), min_size=12, max_size=12)),
+    binning_x=some_size,
+    binning_y=some_size,
+    roi=st.builds(
+        RegionOfInterest, x_offset=some_size, y_offset=some_size, width=some_size, height=some_size
+    ),
 )
 inputs = st.one_of(
     st.tuples(st.just("image"), st.one_of(good_sized_images(), images, compressed_images)),
@@ -128,6 +134,7 @@ inputs = st.one_of(
     st.tuples(st.just("service"), what_ifs),
     st.tuples(st.just("camera_info"), camera_infos),
     st.tuples(st.just("depth"), st.one_of(good_sized_images(), images)),
+    st.tuples(st.just("executed"), poke_arrays),
 )
 
 
@@ -147,6 +154,7 @@ class Live:
             Parameter("checkpoint", value=str(checkpoint)),
             Parameter("grid_size", value=3),
             Parameter("max_image_age_s", value=0.0),
+            Parameter("surprise_period_s", value=1.0),
         ]
         self.node = ros.node(PredictorNode, namespace=namespace, parameter_overrides=overrides)
         self.listener = ros.node(namespace=namespace)
@@ -174,6 +182,8 @@ class Live:
             node._geometry._on_camera_info(message)
         elif kind == "depth":
             node._geometry._on_depth(message)
+        elif kind == "executed":
+            node._live_check._on_executed(message)
         else:
             message.id = f"{next(self.numbers)} {message.id}"
             if kind == "pokes":

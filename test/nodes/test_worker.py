@@ -513,6 +513,15 @@ def test_the_rate_limit_is_met_on_average(make_bench, camera_hz, limit_hz):
     assert taken == pytest.approx(count * min(1.0, limit_hz / camera_hz), abs=2)
 
 
+@pytest.mark.parametrize("limit_hz", [1e-3, 1e-300, 5e-324])
+def test_a_rate_of_next_to_nothing_takes_one_image(make_bench, limit_hz):
+    bench = make_bench(max_rate_hz=limit_hz)
+    for _ in range(3):
+        bench.clock.now_ns += SECOND
+        bench.image("a")
+    assert bench.worker.statistics().images_skipped == 2
+
+
 def test_the_rate_limit_survives_a_clock_that_jumps_back(make_bench):
     bench = make_bench(max_rate_hz=10.0)
     bench.image("a")
