@@ -32,7 +32,7 @@ class Engine(ABC):
     Attributes:
         name: what runs the network, as in the parameter `engine`.
         key: names the built engine: weights, precision, runtime, device.
-        precision: of the body; token embedding, rotary code and head are float32 in all.
+        precision: of the body; harmonics of flows and rotary code are float32 in all.
         parity_error: largest absolute difference from the reference in fp32 in mean displacements
             on fixed inputs, in the unit square; 0 for the reference, NaN if not measured.
     """

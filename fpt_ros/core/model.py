@@ -6,7 +6,7 @@ All of them share one code path, `_advance`.
 
 Positions and flows are in the unit square of the image (x right, y down; [0, 1] spans the image,
 points outside are legal). Parameters stay in float32; use torch.autocast for bfloat16: the
-harmonics of the token embedding and the rotary code are computed in float32 either way.
+harmonics of flows, the rotary code and the head are computed in float32 either way.
 """
 
 from __future__ import annotations
@@ -259,7 +259,7 @@ class FlowPokeModel(nn.Module):
             past.reference_keys,
         )
         if self.poke_reference is not None:
-            new_keys = self.poke_reference.key(x[:, :, :n_pokes])
+            new_keys = self.poke_reference.keys_of(x[:, :, :n_pokes])
             pokes = replace(pokes, reference_keys=torch.cat([past.reference_keys, new_keys], 2))
         return pokes, self.head(x[:, :, n_pokes:], points, pokes, visible[:, :, n_pokes:])
 

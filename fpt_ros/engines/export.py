@@ -294,7 +294,7 @@ class _Advance(_Body):
         model = self.model
         if model.poke_reference is None:
             return (self.raw(points),)
-        new_keys = model.poke_reference.key(pokes)
+        new_keys = model.poke_reference.keys_of(pokes)
         flow = get["poke_flow"] * model.config.head.flow_scale
         context = PokeContext(
             (),

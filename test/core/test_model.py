@@ -354,6 +354,23 @@ def test_reference_follows_the_near_visible_poke():
     assert torch.equal(nothing, torch.zeros(1, 1, 3, 2))
 
 
+@torch.no_grad()
+def test_reference_is_in_float32_under_autocast():
+    choose = FlowPokeModel(SMALL_CONFIG).eval().poke_reference
+    poke_xy, flow = random_pokes((1, 1, 4))
+    xy, visible = torch.rand(1, 1, 6, 2), torch.rand(1, 1, 6, 4) < 0.7
+    x, poke_tokens = torch.randn(1, 1, 6, 32), torch.randn(1, 1, 4, 32)
+    x, poke_tokens = x.bfloat16(), poke_tokens.bfloat16()  # as they come from the layers
+
+    def follow():
+        return choose(x, xy, choose.keys_of(poke_tokens), poke_xy, flow, visible)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = follow()
+    assert rough.dtype == torch.float32
+    assert torch.equal(rough, follow())
+
+
 def test_head_units_scale_the_mixture_and_bound_its_deviation():
     model = FlowPokeModel(SMALL_CONFIG)
     raw = torch.randn(5, 18)
