@@ -83,9 +83,16 @@ class Models:
     def free(self, timeout_s: float) -> None:
         """Free the model; if it is computing for longer than the timeout, it is freed later."""
         self.stop_building()
-        self.info = None
+        self.withdraw()
         self._generation += 1
         futures.wait([self._worker.install(lambda: None)], timeout_s)
+
+    def withdraw(self) -> None:
+        """Say that no model serves any more; what was said before would reach late subscribers."""
+        if self.info is not None:
+            self.info = None
+            stamp = self._node.get_clock().now().to_msg()
+            self._publisher.publish(ModelInfo(header=Header(stamp=stamp)))
 
     def describe(self) -> dict[str, str]:
         """What to say of the model in diagnostics."""

@@ -187,8 +187,16 @@ def test_a_whole_life(make_bench):
     assert (answer.status, answer.id) == (MotionDistribution.NO_IMAGE, "early")
     assert "not active" in answer.status_text
     assert bench.values()["state"] == "unconfigured"
+
+    def announced():
+        """What somebody who subscribes now is told of the model."""
+        infos = bench.listen(ModelInfo, "predictor/model_info", LATCHED)
+        bench.until(lambda: infos)
+        return infos[-1]
+
     for _ in range(2):
         assert transition(Transition.TRANSITION_CONFIGURE)
+        assert announced().model_id
         assert bench.values()["state"] == "inactive"
         assert bench.image.get_subscription_count() == 0
         assert transition(Transition.TRANSITION_ACTIVATE)
@@ -198,7 +206,13 @@ def test_a_whole_life(make_bench):
         assert transition(Transition.TRANSITION_DEACTIVATE)
         assert bench.ask().status == MotionDistribution.NO_IMAGE
         assert transition(Transition.TRANSITION_CLEANUP)
-    assert transition(Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
+        info = announced()
+        assert info.header.stamp.sec
+        assert info == ModelInfo(header=info.header)
+    assert transition(Transition.TRANSITION_CONFIGURE)
+    assert announced().model_id
+    assert transition(Transition.TRANSITION_INACTIVE_SHUTDOWN)
+    assert not announced().model_id
 
 
 class Malicious:
