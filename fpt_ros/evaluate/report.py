@@ -13,7 +13,7 @@ import numpy as np
 
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.evaluate.baselines import NO_MOTION
-from fpt_ros.evaluate.metrics import PCK_THRESHOLDS_PX, bootstrap_interval
+from fpt_ros.evaluate.metrics import FEWEST_TO_RESAMPLE, PCK_THRESHOLDS_PX, mean_with_interval
 from fpt_ros.evaluate.runner import MODEL
 
 matplotlib.use("Agg")
@@ -66,7 +66,7 @@ def summarise(
         for measure in measures:
             values = np.array([row.get(measure, np.nan) for row in rows], dtype=float)
             if np.isfinite(values).any():
-                summary[pokes, method, measure] = bootstrap_interval(values, scenes)
+                summary[pokes, method, measure] = mean_with_interval(values, scenes)
     return summary
 
 
@@ -94,9 +94,10 @@ def markdown(title: str, records: list[Record], facts: dict[str, Any], summary: 
     n_joint = sum("joint_mean_epe_px" in record for record in records)
     parts = [f"# {title}", *(f"* {name}: {value}" for name, value in facts.items())]
     parts.append(
-        f"* {n_samples} samples of {n_scenes} scenes; means with 95 % bootstrap intervals over "
-        "scenes; px of a 448 px picture; moving: truth above 1 % of the side; first poke: the "
-        "largest flow, the others random; IoU over samples with a static camera"
+        f"* {n_samples} samples of {n_scenes} scenes; means with 95 % intervals over scenes "
+        f"(bootstrap; of fewer than {FEWEST_TO_RESAMPLE}, jackknife and Student's t); px of a 448 "
+        "px picture; moving: truth above 1 % of the side; first poke: the largest flow, the others "
+        "random; IoU over samples with a static camera"
     )
     parts.append(
         f"* joint samples: of {n_joint} samples, one a scene, with a static camera, at one poke, "
@@ -142,7 +143,7 @@ def _difference_table(at_one: list[Record], summary: Summary) -> str:
         if means:
             rival = best(means, key=means.__getitem__)
             differences = [row[measure] - by_method[rival][key][theirs] for key, row in own.items()]
-            value = bootstrap_interval(np.array(differences), scenes)
+            value = mean_with_interval(np.array(differences), scenes)
             label = {**COMPARED, **MODEL_ONLY}[measure]
             rows.append([label, f"{rival}, {COMPARED[theirs]}", cell(value, "+")])
     return _table(["measure", "best baseline", "difference"], rows)

@@ -12,7 +12,7 @@ import numpy as np
 from fpt_ros.core.predictor import MotionPredictor
 from fpt_ros.data.samples import ShardIndex
 from fpt_ros.evaluate.baselines import BASELINES
-from fpt_ros.evaluate.metrics import bootstrap_interval
+from fpt_ros.evaluate.metrics import mean_with_interval
 from fpt_ros.evaluate.runner import MODEL, EvaluationSettings, TestSample, evaluate, load_samples
 from fpt_ros.train.gate import COVERAGES, ERRORS, LIMITED, POKES, Comparison, Interval
 
@@ -87,7 +87,7 @@ def paired_change(records: list[Record], pokes: int, measure: str) -> Interval:
     sides, scenes = _pairs(records, pokes, measure)
     if not len(sides) or not np.isfinite(sides).all():
         return math.nan, math.nan, math.nan
-    return bootstrap_interval(sides[:, 1] - sides[:, 0], scenes)
+    return mean_with_interval(sides[:, 1] - sides[:, 0], scenes)
 
 
 def _pairs(records: list[Record], pokes: int, measure: str) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ import numpy as np
 from fpt_ros import draw
 from fpt_ros.core.predictor import MotionPredictor
 from fpt_ros.data.samples import cell_centres
+from fpt_ros.evaluate.metrics import FEWEST_TO_RESAMPLE
 from fpt_ros.evaluate.report import cell, defined, summarise
 from fpt_ros.train.compare import AFTER, BEFORE, Record, TestSet, paired_change
 from fpt_ros.train.gate import MAX_COVERAGE_LOSS, POKES, Verdict
@@ -62,8 +63,9 @@ def save(
         "90 % than before; the error on the synthetic test may rise by the percentage allowed"
     )
     parts.append(
-        "* means with 95 % bootstrap intervals over scenes or, in recordings, blocks of time; of "
-        "one block there is no interval, and the mean alone counts; px of a 448 px picture; "
+        "* means with 95 % intervals over scenes or, in recordings, blocks of time (bootstrap; of "
+        f"fewer than {FEWEST_TO_RESAMPLE}, jackknife and Student's t); of one block there is no "
+        "interval, and the mean alone counts; px of a 448 px picture; "
         "moving: truth above 1 % of the side; first poke: the largest flow, the others random; IoU "
         "over samples with a static camera; change: mean of the differences of pairs"
     )
