@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -26,6 +27,20 @@ def build_command(checkpoint: Path, name: str, wish: Wish) -> list[str]:
         *("--threads", str(wish.num_threads)),
         *("--folder", str(wish.root)),
     ]
+
+
+def build_and_wait(command: Sequence[str]) -> int:
+    """Run a `build_command` on the main thread; return its exit code, or 130 after SIGINT.
+
+    The build ends with this process, in whatever way that does.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen([*command, "--end-with-stdin"], stdin=subprocess.PIPE) as build:
+        try:
+            return build.wait()
+        except KeyboardInterrupt:
+            build.kill()  # what it has written is cleaned up by the next build
+            return 130
 
 
 class EngineBuild:

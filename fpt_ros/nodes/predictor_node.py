@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from fpt_ros.convert import nanoseconds
 from fpt_ros.dds import profile_environment
 from fpt_ros.nodes.desk import Desk
 from fpt_ros.nodes.diagnostics import Condition, status_message
+from fpt_ros.nodes.engine_build import build_and_wait
 from fpt_ros.nodes.geometry_input import GeometryInput
 from fpt_ros.nodes.image_input import ImageInput
 from fpt_ros.nodes.models import Models
@@ -272,7 +272,7 @@ class PredictorNode(LifecycleNode):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM, then end the process; return 2 if it cannot start.
 
-    With the parameter build_only: build the engine and return the exit code of that.
+    With the parameter build_only: build the engine and return the exit code of that, or 130.
     """
     # rclpy reacts to SIGINT by ending the executor; a KeyboardInterrupt on top, wherever the
     # program may be at that moment, would be a traceback.
@@ -296,7 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         node.close()
         node.destroy_node()
         rclpy.try_shutdown()
-        return subprocess.run(command).returncode
+        return build_and_wait(command)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     executor.create_task(node.autostart)

@@ -3,6 +3,7 @@
 import os
 import queue
 import shutil
+import signal
 import subprocess
 import sys
 import weakref
@@ -251,6 +252,24 @@ def test_build_only_ends_with_the_code_of_the_build(models):
     done = subprocess.run(command, capture_output=True, text=True, timeout=90)
     assert done.returncode == 2
     assert "damaged" in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15)])
+def test_build_only_ends_with_its_build_when_it_is_told_to(number, code):
+    stand_in = "import sys; print(sys.argv[1:], flush=True); sys.stdin.read()"
+    program = (
+        "import sys\n"
+        "from fpt_ros.nodes import predictor_node\n"
+        "predictor_node.PredictorNode.build_command = "
+        f"lambda _: [sys.executable, '-c', {stand_in!r}]\n"
+        "sys.exit(predictor_node.main(['--ros-args', '-p', 'build_only:=true']))\n"
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as node:
+        assert node.stdout.readline() == "['--end-with-stdin']\n"
+        node.send_signal(number)
+        assert node.wait(30) == code
+        assert node.stdout.read() == ""  # ends when the build does, which has it too
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
