@@ -303,6 +303,7 @@ class Trainer:
             "elapsed_s": self.elapsed_s,
             "best": self.best,
             "best_saved": self.best_saved,
+            "validation": self.validation,
             "validated_step": self.validated_step,
             "n_validations_since_best": self.n_validations_since_best,
             "n_bad_in_a_row": self.n_bad_in_a_row,
@@ -336,6 +337,7 @@ class Trainer:
             self.elapsed_s = float(state["elapsed_s"])
             self.best = float(state["best"])
             self.best_saved = float(state.get("best_saved", self.best))
+            self.validation = dict(state.get("validation", {}))
             self.validated_step = int(state.get("validated_step", -1))
             self.n_validations_since_best = int(state.get("n_validations_since_best", 0))
             self.n_bad_in_a_row = int(state["n_bad_in_a_row"])

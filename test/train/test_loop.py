@@ -153,6 +153,17 @@ def test_resume_is_the_same_run(straight, config):
     assert_same_weights(straight, resumed)
 
 
+def test_resuming_a_finished_run_keeps_what_it_measured(config):
+    config = dataclasses.replace(config, steps=1)
+    for resume in (False, True):
+        assert Trainer(dataclasses.replace(config, resume=resume)).run()
+        measured = load_checkpoint(config.out / "last.safetensors").training["validation"]
+        if not resume:
+            before = measured
+    assert measured == before
+    assert math.isfinite(measured["nll/one_poke"])
+
+
 def test_killed_run_resumes_on_the_same_curve(straight, config):
     """Kill -9 while it trains, go on from the last checkpoint, end with the same weights."""
     killed = dataclasses.replace(config, checkpoint_minutes=0.0, workers=1)
