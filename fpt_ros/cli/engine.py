@@ -1,4 +1,4 @@
-"""`fpt engine`: build the engine that runs the network fast on this machine, list what is built."""
+"""`fpt engine`: build the engine that runs the network fast here, list and prune what is built."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fpt_ros.engines.choose import EngineName, PrecisionName, Wish
 
 
 def engine(
-    action: tyro.conf.Positional[Literal["build", "list"]],
+    action: tyro.conf.Positional[Literal["build", "list", "prune"]],
     checkpoint: Path | None = None,
     engine: EngineName = "auto",
     precision: PrecisionName = "auto",
@@ -24,15 +24,17 @@ def engine(
     rebuild: bool = False,
     end_with_stdin: bool = False,
 ) -> int:
-    """Build the engine that runs the network fast on this machine, or list what has been built.
+    """Build the engine that runs the network fast on this machine; list or prune what is built.
 
     An engine is compiled for these weights, this precision, this runtime and this device, compared
     with PyTorch, and refused if its answers differ. The node does the same by itself, and serves
-    with PyTorch meanwhile; to build beforehand saves that time.
+    with PyTorch meanwhile; to build beforehand saves that time. To prune removes engines that no
+    version installed here can load, or no device, and what interrupted builds have left.
 
     Examples:
       fpt engine build --checkpoint my.safetensors
       fpt engine list
+      fpt engine prune
 
     Args:
         action: what to do
@@ -52,6 +54,8 @@ def engine(
     wish = Wish(engine, precision, device, threads, folder or cache.default_root())
     if action == "list":
         return _list(wish.root)
+    if action == "prune":
+        return _prune(wish.root)
     return _build(checkpoint, wish, rebuild)
 
 
@@ -107,12 +111,23 @@ def _list(root: Path) -> int:
     entries = list(cache.entries(root))
     for entry in entries:
         identity = entry.record["identity"]
-        size = sum(file.stat().st_size for file in entry.folder.iterdir())
+        size = cache.size_bytes(entry.folder)
         print(entry.folder.name)
         print(f"  {identity.get('runtime')} on {identity.get('device')}, {size / 1e6:.0f} MB")
         print(f"  weights {str(identity.get('weights_sha256'))[:12]}")
         print(f"  differs from PyTorch by {_errors(entry.record)}")
     print(f"{len(entries)} {'engine' if len(entries) == 1 else 'engines'} in {root}")
+    return 0
+
+
+def _prune(root: Path) -> int:
+    from fpt_ros.engines import cache, choose
+
+    freed = 0
+    for name, n_bytes in cache.prune(root, choose.loads_here):
+        print(f"removed {name}, {n_bytes / 1e6:.0f} MB")
+        freed += n_bytes
+    print(f"{freed / 1e6:.0f} MB freed in {root}")
     return 0
 
 

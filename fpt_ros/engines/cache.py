@@ -11,20 +11,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..core.engine import Precision
 from ..core.errors import EngineError
 
 RECORD = "engine.json"
 # Raised when graphs change in a way that weights and configuration do not tell.
-_GRAPHS = 3
+GRAPHS = 3
+_KEY = r"\w+-\w+-[0-9a-f]{12}"
+_UNFINISHED = re.compile(rf"\.({_KEY})\.\w{{8}}")  # as mkdtemp names them here
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Identity:
     shapes: str  # ranges of the sizes that may change, where a runtime wants to know them
     runtime: str  # name and version
     device: str
-    graphs: int = _GRAPHS
+    graphs: int = GRAPHS
 
     @property
     def key(self) -> str:
@@ -136,10 +139,8 @@ def store(
 
 
 def _write(root: Path, identity: Identity, build: Callable[[Path], dict[str, Any]]) -> None:
-    prefix = f".{identity.key}."
-    for leftover in root.glob(f"{prefix}*/"):  # of processes that were killed: we hold the lock
-        shutil.rmtree(leftover, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
+    _remove_leftovers(root, identity.key)
+    folder = _unfinished(root, identity.key)
     try:
         more = build(folder)
         files = {path.name: _describe(path) for path in sorted(folder.iterdir())}
@@ -151,14 +152,68 @@ def _write(root: Path, identity: Identity, build: Callable[[Path], dict[str, Any
                 os.fsync(file.fileno())
         folder.chmod(0o755)
         final = root / identity.key
-        if final.exists():  # loaded by somebody, perhaps; an open file outlives its name
-            replaced = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
-            final.rename(replaced / "replaced")
-            shutil.rmtree(replaced)
+        if final.exists():
+            _remove(final)
         folder.rename(final)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def prune(root: Path, keep: Callable[[Entry], bool]) -> Iterator[tuple[str, int]]:
+    """Remove the engines that are not to be kept, and what killed builds have left behind.
+
+    Yields their names and the bytes that were freed. What is being built stays. Raises EngineError
+    if an engine cannot be removed.
+    """
+    try:
+        for entry in list(entries(root)):
+            name = entry.folder.name
+            if not re.fullmatch(_KEY, name) or keep(entry):
+                continue
+            with (root / f".{name}.lock").open("w") as lock:
+                if _is_free(lock):
+                    n_bytes = size_bytes(entry.folder)
+                    _remove(entry.folder)
+                    yield name, n_bytes
+        yield from _remove_leftovers(root)
+    except OSError as error:
+        raise EngineError(f"cannot remove what is in {root}: {error}") from error
+
+
+def size_bytes(folder: Path) -> int:
+    """What the files in a folder take."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _unfinished(root: Path, key: str) -> Path:
+    """A new folder that is no engine; for who holds the lock of the key."""
+    return Path(tempfile.mkdtemp(prefix=f".{key}.", dir=root))
+
+
+def _remove(engine: Path) -> None:
+    """Remove an engine: it is there or not at all. Who has opened its files keeps them."""
+    removed = _unfinished(engine.parent, engine.name)
+    engine.rename(removed / "removed")
+    shutil.rmtree(removed)
+
+
+def _remove_leftovers(root: Path, held: str = "") -> list[tuple[str, int]]:
+    """Remove unfinished folders whose lock is free, or held by the caller; names and bytes.
+
+    Locks themselves are never removed, so that there is but one of a name.
+    """
+    removed = []
+    for folder in sorted(root.glob(".*.*/")):
+        match = _UNFINISHED.fullmatch(folder.name)
+        if match is None:
+            continue
+        with suppress(OSError), (root / f".{match[1]}.lock").open("a") as lock:
+            if match[1] == held or _is_free(lock):
+                n_bytes = size_bytes(folder)
+                shutil.rmtree(folder)
+                removed.append((folder.name, n_bytes))
+    return removed
 
 
 def _why_missing(root: Path, identity: Identity) -> str:
@@ -191,9 +246,18 @@ def _locked(path: Path, on_wait: Callable[[], object]) -> Iterator[None]:
     import fcntl
 
     with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _is_free(file):
             on_wait()
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _is_free(lock: IO[str]) -> bool:
+    """Whether nobody else holds the lock; it is held then until the file is closed."""
+    import fcntl
+
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -192,6 +192,28 @@ def is_built(checkpoint: Checkpoint, name: str, wish: Wish) -> bool:
     return True
 
 
+def loads_here(entry: cache.Entry) -> bool:
+    """Whether a runtime that is installed can load a built engine, on a device that is there."""
+    identity = entry.record["identity"]
+    backend = BACKENDS.get(identity.get("engine"))
+    if backend is None:
+        return False
+    gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    for device in (torch.device("cpu"), *gpus):
+        try:
+            needed = {
+                "shapes": backend.SHAPES,
+                "runtime": backend.runtime(),
+                "device": backend.describe(device),
+                "graphs": cache.GRAPHS,
+            }
+        except EngineError:
+            continue
+        if all(identity.get(name) == value for name, value in needed.items()):
+            return True
+    return False
+
+
 def cuda_engine(checkpoint: Checkpoint, wish: Wish) -> CudaEngine:
     """PyTorch with CUDA graphs, held against PyTorch as it is. Raises EngineError."""
     device = wish.torch_device()

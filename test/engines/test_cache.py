@@ -144,14 +144,14 @@ def test_failed_build_leaves_nothing_and_the_old_engine_alone(tmp_path):
     assert names(tmp_path) == [IDENTITY.key]
 
 
-def build_slowly(root, started, go):
+def build_slowly(root, started, go, identity=IDENTITY):
     def build(folder):
         (folder / "encode.blob").write_bytes(b"half")
         started.set()
         go.wait()
         return write_blob(folder)
 
-    cache.store(root, IDENTITY, build)
+    cache.store(root, identity, build)
 
 
 def test_second_process_waits_for_the_first_and_one_that_was_killed_is_cleaned_up(tmp_path):
@@ -175,6 +175,33 @@ def test_second_process_waits_for_the_first_and_one_that_was_killed_is_cleaned_u
     assert [entry.folder.name for entry in entries] == [IDENTITY.key]
     assert names(tmp_path) == [IDENTITY.key]
     first.join()
+
+
+def test_what_killed_builds_of_other_engines_left_is_removed_but_not_what_is_being_built(tmp_path):
+    context = multiprocessing.get_context("fork")
+    builders = []
+    for _ in range(2):  # of engines that nobody asks for again
+        started, go = context.Event(), context.Event()
+        other = dataclasses.replace(IDENTITY, runtime=f"openvino {len(builders) + 2}")
+        process = context.Process(target=build_slowly, args=(tmp_path, started, go, other))
+        process.start()
+        assert started.wait(30)
+        builders.append((process, go, other))
+    (killed, _, _), (working, go, kept) = builders
+    killed.kill()
+    killed.join()
+    for mine in (".config.d", ".openvino-bf16-0123456789ab.notes", ".a.abcdefgh"):
+        (tmp_path / mine).mkdir()
+    cache.store(tmp_path, IDENTITY, write_blob)
+    left = [name for name in names(tmp_path) if name.startswith(".openvino")]
+    assert [name.rpartition(".")[0] for name in left] == [
+        ".openvino-bf16-0123456789ab",
+        f".{kept.key}",
+    ]
+    go.set()
+    working.join(30)
+    assert cache.find(tmp_path, kept)
+    assert {".config.d", ".a.abcdefgh"} < set(names(tmp_path))
 
 
 def test_engine_that_is_there_is_served_where_nothing_can_be_written(tmp_path, monkeypatch):
@@ -201,6 +228,42 @@ def test_folder_follows_xdg(monkeypatch, tmp_path):
 def checkpoint(model, tmp_path):
     save_checkpoint(tmp_path / "model.safetensors", model)
     return load_checkpoint(tmp_path / "model.safetensors")
+
+
+def test_prune_removes_what_nothing_here_can_load(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(openvino, "runtime", lambda: "openvino 1")
+    monkeypatch.setattr(openvino, "describe", lambda device: f"a {device.type.upper()}")
+    monkeypatch.setattr(tensorrt, "_PACKAGES", ())
+    tensorrt._trt.cache_clear()
+    here = dataclasses.replace(IDENTITY, shapes=openvino.SHAPES)
+    fits = (here, dataclasses.replace(here, precision="fp32", weights_sha256="cd" * 32))
+    changes = {"runtime": "openvino 0", "device": "b CPU", "shapes": "old", "graphs": 0}
+    changes["engine"] = "tensorrt"
+    others = [dataclasses.replace(here, **{name: value}) for name, value in changes.items()]
+    others.append(dataclasses.replace(here, engine="forgotten"))
+    for identity in (*fits, *others):
+        cache.store(tmp_path, identity, write_blob)
+    leftover = tmp_path / f".{here.key}.abcd_123"
+    (leftover / "removed").mkdir(parents=True)
+    (leftover / "removed" / "half.blob").write_bytes(bytes(3_000_000))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "engine.json").write_text('{"identity": {}}')
+    assert cli.main(["engine", "prune", "--folder", str(tmp_path)]) == 0
+    assert names(tmp_path) == sorted(["mine", *(each.key for each in fits)])
+    lines = capsys.readouterr().out.splitlines()
+    removed = sorted(each.key for each in others)
+    assert lines[:-2] == [f"removed {name}, 0 MB" for name in removed]
+    assert lines[-2:] == [f"removed {leftover.name}, 3 MB", f"3 MB freed in {tmp_path}"]
+    assert cli.main(["engine", "prune", "--folder", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"0 MB freed in {tmp_path}\n"
+
+
+def test_engine_that_is_being_built_is_not_pruned(tmp_path):
+    cache.store(tmp_path, IDENTITY, write_blob)
+    with cache._locked(tmp_path / f".{IDENTITY.key}.lock", lambda: None):
+        assert list(cache.prune(tmp_path, lambda _: False)) == []
+    assert [name for name, _ in cache.prune(tmp_path, lambda _: False)] == [IDENTITY.key]
+    assert names(tmp_path) == []
 
 
 def test_order_ends_with_pytorch():
