@@ -121,7 +121,8 @@ class Trainer:
     def run(self) -> bool:
         """Train until the budget or the patience is used up, or SIGINT or SIGTERM asks to stop.
 
-        Returns False in the last case: the run can go on with `resume`.
+        Returns False in the last case: the run can go on with `resume`. Raises TrainingError when
+        steps in a row cannot be used, or the disk does not take what the run came to.
         """
         config = self.config
         log.info(
@@ -153,11 +154,12 @@ class Trainer:
                 ).shared()
                 if decision.validate:
                     self._validate()
-                if decision.stop or decision.checkpoint:
-                    self._checkpoint()
                 if decision.stop:
+                    self._last_checkpoint()
                     log.warning("stopped on request at step %d; go on with --resume", self.step)
                     return False
+                if decision.checkpoint:
+                    self._checkpoint()
                 if decision.progress >= 1 or self._patience_is_over():
                     break
                 measures = self._train_step(batch.to(self.device), decision.progress)
@@ -169,11 +171,7 @@ class Trainer:
         self.elapsed_s = clock.now()
         if self.validated_step != self.step:
             self._validate()
-        if not self._checkpoint():
-            raise TrainingError(
-                f"the weights of the last steps could not be written into {config.out}, the errors "
-                "above say why; make room, then go on from the last checkpoint with --resume"
-            )
+        self._last_checkpoint()
         log.info("done: %d steps in %.1f minutes", self.step, self.elapsed_s / 60)
         return True
 
@@ -268,6 +266,13 @@ class Trainer:
         state = try_to_write(str(folder / STATE_FILE), lambda: save_state(folder, self._state()))
         last = try_to_write(str(folder / LAST_FILE), lambda: self._export(folder / LAST_FILE))
         return state and last
+
+    def _last_checkpoint(self) -> None:
+        if not self._checkpoint():
+            raise TrainingError(
+                f"the weights of the last steps could not be written into {self.config.out}, the "
+                "errors above say why; make room, then go on from the last checkpoint with --resume"
+            )
 
     def _export(self, path: Path) -> None:
         training = {

@@ -327,6 +327,24 @@ def test_other_data_is_noticed_on_resuming_also_if_it_is_as_much(toy, config, tm
     assert "not on the same curve" in caplog.text
 
 
+def test_a_run_that_is_stopped_and_cannot_be_written_says_so(config, monkeypatch, caplog):
+    trainer = Trainer(config)
+    step = trainer._train_step
+
+    def stop(batch, progress):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(batch, progress)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    trainer._train_step = stop
+    monkeypatch.setattr("fpt_ros.train.loop.save_state", full)
+    with pytest.raises(TrainingError, match="make room"):
+        trainer.run()
+    assert "go on with --resume" not in caplog.text
+
+
 def test_full_disk_costs_checkpoints_not_the_run(config, monkeypatch, caplog):
     def full_for_torch(state, file):
         file.write(b"half of it")
