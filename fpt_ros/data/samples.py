@@ -21,16 +21,17 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from fpt_ros.core.errors import InvalidInputError
+from fpt_ros.images import picture_to_rgb
 
 log = logging.getLogger(__name__)
 
 MEMBERS = ("jpg", "npz", "json")
 
 _MAX_OPEN = 64  # shards
+_MAX_ARRAY_BYTES = 64 << 20  # of one sample, expanded; ours have less than one MiB
 
 MOVING = 0.01
 """A point moves when it is displaced by more than this share of the image side (the rule by which a
@@ -203,14 +204,17 @@ class ShardReader:
 
     def image(self, outcome: Outcome) -> np.ndarray:
         """The first image, uint8 [S, S, 3] RGB. Raises BadSampleError."""
-        data = np.frombuffer(self._read(outcome, "jpg"), np.uint8)
+        where = f"{outcome.shard}:{outcome.key}.jpg"
+        content = self._read(outcome, "jpg")
         try:
-            bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
-        except cv2.error:  # a damaged header may announce any size
-            bgr = None
-        if bgr is None or bgr.shape[0] != bgr.shape[1]:
-            raise BadSampleError(f"{outcome.shard}:{outcome.key}.jpg: not a square image")
-        return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+            rgb = picture_to_rgb(content)
+        except InvalidInputError as error:
+            raise BadSampleError(f"{where}: {error}") from error
+        if rgb.shape[0] != rgb.shape[1]:
+            raise BadSampleError(
+                f"{where}: not a square image, but {rgb.shape[1]} x {rgb.shape[0]}"
+            )
+        return rgb
 
     def motion(self, outcome: Outcome, min_motion: float) -> Motion:
         """The full-horizon motion. Raises BadSampleError when damaged, not finite or still.
@@ -223,6 +227,9 @@ class ShardReader:
         content = self._read(outcome, "npz")
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                n_bytes = sum(member.file_size for member in arrays.zip.infolist())
+                if n_bytes > _MAX_ARRAY_BYTES:  # known from the directory: nothing is expanded yet
+                    raise ValueError(f"it claims {n_bytes} bytes, accepted are {_MAX_ARRAY_BYTES}")
                 flow = arrays["flow"][-1].astype(np.float32)
                 part = arrays["part"].astype(np.int16)
                 known = arrays["valid"][-1] if "valid" in arrays else np.True_

@@ -2,10 +2,12 @@
 
 import io
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -129,7 +131,37 @@ def test_damaged_members_are_named(toy, tmp_path, jpg):
     (view,) = ShardIndex.scan(tmp_path, "train").views
     with pytest.raises(BadSampleError, match="unreadable"):
         ShardReader().motion(view.outcomes[0], 0.005)
-    with pytest.raises(BadSampleError, match="square image"):
+    with pytest.raises(BadSampleError, match=r"odd\.jpg: data is neither JPEG nor PNG"):
+        ShardReader().image(view.outcomes[0])
+
+
+def test_what_would_expand_to_too_much_is_a_bad_sample(toy, tmp_path, monkeypatch):
+    """The arrays have 72 MiB together, the picture claims 65500 x 65500 px."""
+    bomb = io.BytesIO()
+    flow = np.zeros((1, 2048, 1024, 2), np.float32)
+    np.savez_compressed(bomb, flow=flow, part=np.zeros((7, 1024, 1024)))
+    files = toy.members(np.random.default_rng(0), 0, 0)
+    size = files["jpg"].index(b"\xff\xc0") + 5
+    huge = files["jpg"][:size] + struct.pack(">HH", 65500, 65500) + files["jpg"][size + 4 :]
+    toy.write_shard(
+        tmp_path / "train-0.tar", {"odd": {**files, "npz": bomb.getvalue(), "jpg": huge}}
+    )
+    assert (tmp_path / "train-0.tar").stat().st_size < 1 << 20
+    (view,) = ShardIndex.scan(tmp_path, "train").views
+    for forbidden in ("zipfile.ZipFile.open", "cv2.imdecode"):
+        monkeypatch.setattr(forbidden, pytest.fail)
+    with pytest.raises(BadSampleError, match=r"odd\.npz: .* claims 7\d{7} bytes"):
+        ShardReader().motion(view.outcomes[0], 0.005)
+    with pytest.raises(BadSampleError, match=r"odd\.jpg: data claims 65500 x 65500 px"):
+        ShardReader().image(view.outcomes[0])
+
+
+def test_pictures_that_are_not_square_are_a_bad_sample(toy, tmp_path):
+    files = toy.members(np.random.default_rng(0), 0, 0)
+    _, wide = cv2.imencode(".jpg", np.zeros((10, 20, 3), np.uint8))
+    toy.write_shard(tmp_path / "train-0.tar", {"odd": {**files, "jpg": wide.tobytes()}})
+    (view,) = ShardIndex.scan(tmp_path, "train").views
+    with pytest.raises(BadSampleError, match=r"odd\.jpg: not a square image, but 20 x 10"):
         ShardReader().image(view.outcomes[0])
 
 
