@@ -12,9 +12,9 @@ from fpt_ros.core.engine import TorchEngine
 from fpt_ros.core.joint import sample_jointly, spread_orders, step_slices
 from fpt_ros.core.model import FlowPokeModel, ImageContext
 from fpt_ros.core.predictor import MotionPredictor
-from fpt_ros.data.samples import MOVING, cell_centres
+from fpt_ros.data.samples import MOVING, cell_centres, choose_pokes
 from fpt_ros.evaluate import metrics
-from fpt_ros.evaluate.runner import TestSample, choose_pokes
+from fpt_ros.evaluate.runner import TestSample
 
 POINTS_PER_STEP = (1, 4, 16, 64)
 N_SAMPLES = 8

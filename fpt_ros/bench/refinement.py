@@ -8,9 +8,9 @@ import numpy as np
 
 from fpt_ros.core.motion import DenseMaps
 from fpt_ros.core.predictor import MotionPredictor
-from fpt_ros.data.samples import MOVING
+from fpt_ros.data.samples import MOVING, choose_pokes
 from fpt_ros.evaluate import metrics
-from fpt_ros.evaluate.runner import TestSample, choose_pokes
+from fpt_ros.evaluate.runner import TestSample
 
 GRID = 32
 TOLERANCES_PX = (2.0, 1.0, 0.5)

@@ -11,8 +11,13 @@ from numpy.typing import NDArray
 
 from fpt_ros import draw
 from fpt_ros.data.clips import Report, Tally
-from fpt_ros.data.samples import BadSampleError, ShardIndex, ShardReader, cell_centres
-from fpt_ros.evaluate.metrics import REPORT_SIDE_PX
+from fpt_ros.data.samples import (
+    REPORT_SIDE_PX,
+    BadSampleError,
+    ShardIndex,
+    ShardReader,
+    cell_centres,
+)
 
 _EXAMPLES_PER_SPLIT = 6
 _UNKNOWN = (70, 70, 75)

@@ -37,6 +37,9 @@ MOVING = 0.01
 """A point moves when it is displaced by more than this share of the image side (the rule by which a
 camera is called static, too)."""
 
+REPORT_SIDE_PX = 448
+"""Errors are reported in pixels of a picture so wide, the size that the paper works at."""
+
 
 class BadSampleError(InvalidInputError):
     """A sample of a shard cannot be used; the message says which one and why."""
@@ -266,3 +269,13 @@ def cell_centres(n: int) -> np.ndarray:
     centres = (np.arange(n, dtype=np.float32) + 0.5) / n
     y, x = np.meshgrid(centres, centres, indexing="ij")
     return np.stack([x, y], axis=-1).reshape(-1, 2)
+
+
+def choose_pokes(flow: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Indices of n pokes among N points to measure with: the largest flow first, others at random.
+
+    `flow` is [N, 2]. Fewer than n where there are fewer points.
+    """
+    first = int(np.argmax(np.linalg.norm(flow, axis=-1)))
+    others = rng.permutation(np.delete(np.arange(len(flow)), first))
+    return np.concatenate([[first], others])[:n].astype(int)

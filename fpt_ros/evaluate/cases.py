@@ -11,9 +11,9 @@ import numpy as np
 
 from fpt_ros import draw
 from fpt_ros.core.predictor import MotionPredictor
-from fpt_ros.data.samples import MOVING, cell_centres
+from fpt_ros.data.samples import MOVING, cell_centres, choose_pokes
 from fpt_ros.evaluate.baselines import NO_MOTION
-from fpt_ros.evaluate.runner import MODEL, TestSample, choose_pokes
+from fpt_ros.evaluate.runner import MODEL, TestSample
 
 _PANEL_PX = 384
 # Modes are drawn at so many points of the part that really moves.

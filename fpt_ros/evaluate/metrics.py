@@ -1,7 +1,7 @@
 """The measures, each a small function of predictions and truth.
 
 Positions and flows are in unit-square coordinates; errors are reported in pixels of a picture
-REPORT_SIDE_PX wide, the size the paper works at.
+REPORT_SIDE_PX wide.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import torch
 from scipy.special import stdtrit
 
 from fpt_ros.core.mixture import GaussianMixture
+from fpt_ros.data.samples import REPORT_SIDE_PX
 
-REPORT_SIDE_PX = 448
 PCK_THRESHOLDS_PX = (2.0, 4.0, 8.0, 16.0, 32.0)
 FEWEST_RIGID_POINTS = 12
 """Any motion of few points looks rigid: that of five or fewer is always explained by rank 5."""

@@ -15,7 +15,15 @@ from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.mixture import GaussianMixture
 from fpt_ros.core.parts import DEFAULT_THRESHOLD_NATS
 from fpt_ros.core.predictor import MotionPredictor
-from fpt_ros.data.samples import MOVING, BadSampleError, ShardIndex, ShardReader, cell_centres
+from fpt_ros.data.samples import (
+    MOVING,
+    REPORT_SIDE_PX,
+    BadSampleError,
+    ShardIndex,
+    ShardReader,
+    cell_centres,
+    choose_pokes,
+)
 from fpt_ros.evaluate import baselines, metrics
 
 log = logging.getLogger(__name__)
@@ -85,13 +93,6 @@ class EvaluationSettings:
             )
 
 
-def choose_pokes(flow: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Indices of n pokes among N points: the largest flow first, the others at random."""
-    first = int(np.argmax(np.linalg.norm(flow, axis=-1)))
-    others = rng.permutation(np.delete(np.arange(len(flow)), first))
-    return np.concatenate([[first], others])[:n].astype(int)
-
-
 def _model_record(
     mixture: GaussianMixture,
     score: np.ndarray,
@@ -107,7 +108,7 @@ def _model_record(
     sample = mixture.sample(1, generator=generator)[0].numpy()
     sample_error = metrics.endpoint_error_px(sample, truth)
     modes = metrics.mode_measures(mixture, target)
-    std_px = metrics.REPORT_SIDE_PX * mixture.std().numpy()
+    std_px = REPORT_SIDE_PX * mixture.std().numpy()
     # A quarter of the points tells as much as all, and counting samples is the slowest measure.
     some = torch.randperm(len(truth), generator=generator)[: -(-len(truth) // 4)]
     mass = metrics.region_mass(mixture[some], target[some], generator)
@@ -246,7 +247,7 @@ def evaluate(
                         pokes * size_px,
                         xy[chosen] * size_px,
                         truth[chosen] * size_px,
-                        metrics.REPORT_SIDE_PX / size_px,
+                        REPORT_SIDE_PX / size_px,
                         settings.joint_samples,
                         generator,
                     )

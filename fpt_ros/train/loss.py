@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fpt_ros.core.encoder import sample_maps
 from fpt_ros.core.mixture import GaussianMixture
 from fpt_ros.core.model import FlowPokeModel
-from fpt_ros.evaluate.metrics import REPORT_SIDE_PX
+from fpt_ros.data.samples import REPORT_SIDE_PX
 from fpt_ros.train.batches import Batch
 
 

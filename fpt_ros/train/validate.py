@@ -16,9 +16,15 @@ from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.mixture import GaussianMixture
 from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.data.augment import IDENTITY
-from fpt_ros.data.samples import MOVING, BadSampleError, ShardIndex, ShardReader, cell_centres
-from fpt_ros.evaluate.metrics import REPORT_SIDE_PX
-from fpt_ros.evaluate.runner import choose_pokes
+from fpt_ros.data.samples import (
+    MOVING,
+    REPORT_SIDE_PX,
+    BadSampleError,
+    ShardIndex,
+    ShardReader,
+    cell_centres,
+    choose_pokes,
+)
 from fpt_ros.train.loss import to_model_range
 
 log = logging.getLogger(__name__)

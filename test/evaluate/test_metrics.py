@@ -4,12 +4,13 @@ import torch
 from scipy import stats
 
 from fpt_ros.core.mixture import GaussianMixture
+from fpt_ros.data.samples import REPORT_SIDE_PX
 from fpt_ros.evaluate import metrics
 
 
 def test_endpoint_error_is_in_pixels_of_the_report_side():
     error = metrics.endpoint_error_px(np.array([[0.03, 0.04]]), np.zeros((1, 2)))
-    np.testing.assert_allclose(error, 0.05 * metrics.REPORT_SIDE_PX)
+    np.testing.assert_allclose(error, 0.05 * REPORT_SIDE_PX)
 
 
 def test_iou_by_hand():
@@ -44,7 +45,7 @@ def test_mode_measures_by_hand():
         torch.tensor([[[1e-4, 0.0, 1e-4]] * 2]),
     )
     got = metrics.mode_measures(mixture, torch.tensor([[0.4, 0.0]]))
-    side = metrics.REPORT_SIDE_PX
+    side = REPORT_SIDE_PX
     expected = {
         "mode_diversity_px": side * (0.75 * 0.1 + 0.25 * 0.3),
         "mode_confidence": 0.75,

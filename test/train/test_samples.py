@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from fpt_ros.core.errors import InvalidInputError
+from fpt_ros.data import samples
 from fpt_ros.data.samples import (
     BadSampleError,
     Outcome,
@@ -261,3 +263,10 @@ def test_cell_centres():
     np.testing.assert_allclose(
         cell_centres(2), [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]
     )
+
+
+def test_data_knows_nothing_of_training_and_evaluation():
+    files = list(Path(samples.__file__).parent.rglob("*.py"))
+    assert len(files) > 20
+    users = re.compile(r"^\s*(?:from|import) fpt_ros\.(?:train|evaluate)\b", re.MULTILINE)
+    assert [file for file in files if users.search(file.read_text())] == []

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from fpt_ros.data.samples import cell_centres
-from fpt_ros.data.tracks import PointTracker, one_opencv_thread
+from fpt_ros.data.samples import MOVING, cell_centres
+from fpt_ros.data.tracks import TRACK_SIDE_PX, PointTracker, one_opencv_thread
 from fpt_ros.data.tracks.choice import choose_tracker
 from fpt_ros.data.tracks.synthetic import known_clip
 
-MOVES_PX = 4.48  # 1 % of the side
+MOVES_PX = MOVING * TRACK_SIDE_PX
 
 
 def measure(
