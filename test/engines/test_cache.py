@@ -314,6 +314,7 @@ def test_threads_of_pytorch_are_limited_whatever_serves(checkpoint, tmp_path, mo
 
 @pytest.mark.parametrize("model", ["small"], indirect=True)
 def test_engines_that_cannot_be_had_are_not_built(checkpoint, tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
     for wish, reason in (
         (Wish(engine="openvino", precision="fp16", device="cpu", root=tmp_path), "not in fp16"),
         (Wish(engine="tensorrt", device="cpu", root=tmp_path), ""),
