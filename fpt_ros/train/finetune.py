@@ -12,7 +12,6 @@ import json
 import logging
 import math
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,14 +29,12 @@ from fpt_ros.data.samples import ShardIndex, describe
 from fpt_ros.data.tarfiles import write_json
 from fpt_ros.data.windows import ClipSettings
 from fpt_ros.train import finetune_report, recipe, rehearsal
-from fpt_ros.train.batches import TrainingBatches
 from fpt_ros.train.choose_weights import Chosen, choose_weights
 from fpt_ros.train.compare import AFTER, BEFORE, Record, TestSet, compared
 from fpt_ros.train.config import TrainConfig
 from fpt_ros.train.finetune_config import FineTuneConfig
 from fpt_ros.train.gate import POKES, Verdict, judge
 from fpt_ros.train.loop import Trainer, choose_device
-from fpt_ros.train.loss import Objective
 from fpt_ros.train.progress import Listener, Tracker
 from fpt_ros.train.report import Reporter
 from fpt_ros.train.state import BEST_FILE, STATE_FILE, hold
@@ -350,15 +347,7 @@ class FineTuning:
     def _steps_in(self, config: TrainConfig) -> int:
         """How many steps the minutes of the budget hold, from timing a few."""
         assert config.minutes is not None
-        index = ShardIndex.scan(config.data, "train")
-        batches = TrainingBatches(index, config, self.base.config.encoder.input_px)
-        objective = Objective(self.base.build_model()).to(self.device)
-        durations_s = []
-        for step in range(_TIMED_STEPS):
-            begun_s = time.monotonic()
-            objective(batches[step].to(self.device))[0].backward()
-            durations_s.append(time.monotonic() - begun_s)
-        return int(60 * config.minutes / min(durations_s))
+        return int(60 * config.minutes / Trainer(config).seconds_per_step(_TIMED_STEPS))
 
     def _choose_weights(self, elsewhere: rehearsal.Elsewhere | None, trainer: Trainer) -> Chosen:
         self.tracker.begin("averaging weights")

@@ -395,6 +395,14 @@ def test_a_run_leaves_weights_report_and_verdict(finished):
         FineTuning(config)
 
 
+def test_a_budget_of_minutes_becomes_steps_for_the_rate(config, monkeypatch):
+    monkeypatch.setattr(Trainer, "seconds_per_step", lambda self, n_steps: 0.01)
+    outcome = FineTuning(dataclasses.replace(config, steps=None, minutes=0.01)).run()
+    rate = json.loads((config.out / "finetune.json").read_text())["learning_rate"]
+    assert rate == recipe.learning_rate(60, config.batch, 9e-3)
+    assert load_checkpoint(outcome.checkpoint).training["fine_tuning"]["steps"] > 0
+
+
 def test_the_report_says_where_forgetting_was_measured(world, config, tmp_path):
     synthetic = tmp_path / "synthetic"
     synthetic.mkdir()

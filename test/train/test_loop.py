@@ -164,6 +164,16 @@ def test_resuming_a_finished_run_keeps_what_it_measured(config):
     assert math.isfinite(measured["nll/one_poke"])
 
 
+def test_timing_steps_changes_nothing_for_the_run_that_follows(straight, config):
+    trainer = Trainer(config)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    assert trainer.seconds_per_step(2) > 0
+    assert trainer.step == 2
+    assert any(not torch.equal(value, before[n]) for n, value in trainer.model.state_dict().items())
+    assert [path.name for path in config.out.iterdir()] == [LOCK_FILE]
+    assert_same_weights(straight, final_state(config))
+
+
 def test_killed_run_resumes_on_the_same_curve(straight, config):
     """Kill -9 while it trains, go on from the last checkpoint, end with the same weights."""
     killed = dataclasses.replace(config, checkpoint_minutes=0.0, workers=1)
