@@ -91,9 +91,16 @@ class Settings:
         live=True,
     )
     moving_part_threshold_nats: float = _parameter(
-        1.0,  # as core.parts.DEFAULT_THRESHOLD_NATS
-        "A point belongs to the moving part if the plan changes its distribution by more (KL).",
+        0.5,  # as core.parts.DEFAULT_THRESHOLD_NATS
+        "The plan changes the distribution of a point of the moving part by more (KL).",
         limits=(0.0, 1000.0),
+        live=True,
+    )
+    moving_part_probability: float = _parameter(
+        0.4,  # as core.parts.DEFAULT_LEAST_PROBABILITY
+        "A point of the moving part moves by 1 % of the side of what the model sees at least this "
+        "likely.",
+        limits=(0.0, 1.0),
         live=True,
     )
     refine_tolerance_px: float = _parameter(

@@ -19,7 +19,7 @@ from fpt_ros.core.engine import Engine
 from fpt_ros.core.joint import step_slices
 from fpt_ros.core.mixture import GaussianMixture
 from fpt_ros.core.model import FlowPokeModel
-from fpt_ros.core.parts import DEFAULT_THRESHOLD_NATS, influence
+from fpt_ros.core.parts import MOVING, influence, moving_part_mask
 from fpt_ros.core.pixels import Pixels
 from fpt_ros.core.predictor import MotionPredictor
 
@@ -164,7 +164,8 @@ class Cases:
             conditional = self._predict_plainly(features, xy[0, 0], flow[0, 0], unit)
             without = self._predict_plainly(features, none, none, unit)
             score = influence(conditional, without).reshape(n, n)
-            return transform.paste(score, 0) > DEFAULT_THRESHOLD_NATS
+            probability = conditional.prob_longer_than(MOVING).reshape(n, n)
+            return moving_part_mask(score, probability.cpu().numpy(), transform)
 
         count = counts.encode(self._config)
         for n_pokes in (0, 1):

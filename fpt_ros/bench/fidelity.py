@@ -11,8 +11,9 @@ from torch import Tensor
 from fpt_ros.core.engine import TorchEngine
 from fpt_ros.core.joint import sample_jointly, spread_orders, step_slices
 from fpt_ros.core.model import FlowPokeModel, ImageContext
+from fpt_ros.core.parts import MOVING
 from fpt_ros.core.predictor import MotionPredictor
-from fpt_ros.data.samples import MOVING, cell_centres, choose_pokes
+from fpt_ros.data.samples import cell_centres, choose_pokes
 from fpt_ros.evaluate import metrics
 from fpt_ros.evaluate.runner import TestSample
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from fpt_ros.core.motion import DenseMaps
+from fpt_ros.core.parts import MOVING
 from fpt_ros.core.predictor import MotionPredictor
-from fpt_ros.data.samples import MOVING, choose_pokes
+from fpt_ros.data.samples import choose_pokes
 from fpt_ros.evaluate import metrics
 from fpt_ros.evaluate.runner import TestSample
 

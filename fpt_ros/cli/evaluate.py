@@ -36,7 +36,7 @@ def evaluate(
         views: at most this many views, spread evenly; default: all
         outcomes: at most this many outcomes of each view; default: all
         poke_counts: numbers of pokes to condition on
-        threshold_nats: moving-part threshold; default: 1, as in the node
+        threshold_nats: of masks by the moving-part score (KL) alone; default: 1
         out: folder for the report
         device: torch device
     """
@@ -109,7 +109,7 @@ def evaluate(
     Console().print(Markdown(text))
     best, worst = cases.best_and_worst(records)
     again = load_samples(index)
-    pictures = cases.save(out, predictor, again, best, worst, settings.threshold_nats)
+    pictures = cases.save(out, predictor, again, best, worst)
     names = ["report.md", "report.json", "report.png", *(each.name for each in pictures)]
     print(f"written into {out}: {', '.join(names)}")
     return 130 if stopped else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from fpt_ros.core.motion import Motion, MovingParts
+    from fpt_ros.core.parts import PartCriterion
     from fpt_ros.core.predictor import MotionPredictor
 
 Numbers = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
@@ -29,6 +31,7 @@ def predict(
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
     grid: int = 32,
     threshold_nats: float | None = None,
+    least_probability: float | None = None,
     moving_camera: bool = False,
     device: str = "auto",
 ) -> None:
@@ -51,14 +54,15 @@ def predict(
         out: picture to write
         json_file: numbers to write
         grid: points per side at which the maps are computed
-        threshold_nats: influence from which a point counts as part of what moves; default: 1
+        threshold_nats: a part that moves is influenced more than that; default: 0.5
+        least_probability: and moves, by 1 % of what is seen, at least as likely; default: 0.4
         moving_camera: the camera moves meanwhile
         device: auto (a GPU if there is one), cpu, cuda or cuda:N
     """
     import cv2
     import numpy as np
 
-    from fpt_ros.core.parts import DEFAULT_THRESHOLD_NATS
+    from fpt_ros.core.parts import DEFAULT_CRITERION
     from fpt_ros.core.predictor import MotionPredictor
     from fpt_ros.engines.choose import Wish
     from fpt_ros.weights import default_checkpoint
@@ -69,7 +73,10 @@ def predict(
         raise InvalidInputError(f"cannot write {out}: give a file name that ends in .png or .jpg")
     rgb = _read(image)
     path = checkpoint or default_checkpoint()
-    threshold_nats = DEFAULT_THRESHOLD_NATS if threshold_nats is None else threshold_nats
+    given = {"threshold_nats": threshold_nats, "least_probability": least_probability}
+    criterion = replace(
+        DEFAULT_CRITERION, **{name: value for name, value in given.items() if value is not None}
+    )
 
     predictor = MotionPredictor.from_checkpoint(path, Wish(device=device).torch_device())
     started = time.perf_counter()
@@ -77,7 +84,7 @@ def predict(
     encoded = time.perf_counter()
     static = not moving_camera
     motion = predictor.predict_grid(pokes, grid, static)
-    parts = predictor.moving_parts(pokes, grid, threshold_nats, camera_static=static)
+    parts = predictor.moving_parts(pokes, grid, criterion, camera_static=static)
     uncertainty_px = predictor.uncertainty(pokes, grid, static)
     points = np.concatenate([pokes[:, :2], extra])
     chosen = predictor.predict(pokes, points, static) if len(points) else None
@@ -92,7 +99,7 @@ def predict(
         "camera_static": static,
         "pokes": pokes.tolist(),
         "points": [] if chosen is None else _points(chosen),
-        "grid": _summary(motion, parts, uncertainty_px, threshold_nats),
+        "grid": _summary(motion, parts, uncertainty_px, criterion),
         "encode_ms": round(1e3 * (encoded - started), 1),
         "predict_ms": round(1e3 * (finished - encoded), 1),
     }
@@ -154,7 +161,7 @@ def _points(motion: Motion) -> list[dict[str, Any]]:
 
 
 def _summary(
-    motion: Motion, parts: MovingParts, uncertainty_px: np.ndarray, threshold_nats: float
+    motion: Motion, parts: MovingParts, uncertainty_px: np.ndarray, criterion: PartCriterion
 ) -> dict[str, Any]:
     """What the maps show, in a few numbers."""
     import numpy as np
@@ -165,7 +172,7 @@ def _summary(
     seen = np.isfinite(parts.score)
     return {
         "points_per_side": round(len(lengths_px) ** 0.5),
-        "threshold_nats": threshold_nats,
+        **asdict(criterion),
         "moving_share": float(parts.mask[seen].mean()),
         "largest_influence_nats": float(parts.score[seen].max()),
         "largest_mean_motion_px": float(lengths_px[furthest]),
@@ -256,5 +263,5 @@ def _report(answer: dict[str, Any]) -> None:
     if answer["pokes"]:
         print(
             f"moving part: {grid['moving_share']:.1%} of the view (influence above "
-            f"{grid['threshold_nats']:g} nats)"
+            f"{grid['threshold_nats']:g} nats, probability {grid['least_probability']:g} or more)"
         )

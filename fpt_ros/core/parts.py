@@ -1,6 +1,13 @@
-"""Which parts of the scene a poke moves: where it changes what the network expects to happen."""
+"""Which parts of the scene a poke moves: what is likely to move, and differently without the poke.
+
+Influence alone (Flow Poke Transformer, moving parts) also holds for what the poke keeps from
+moving, and for what it makes less sure of; the likelihood of motion alone also for what moves by
+itself. On validation scenes masks that ask for both overlap more with what moves.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -8,8 +15,37 @@ from .errors import InvalidInputError
 from .geometry import CropTransform
 from .mixture import GaussianMixture
 
-# A shift of the expected motion by sqrt(2) of its own standard deviation makes one nat.
-DEFAULT_THRESHOLD_NATS = 1.0
+MOVING = 0.01
+"""A point moves when it is displaced by more than this share of the side of what the model sees.
+The rule by which a camera is called static, too."""
+
+
+@dataclass(frozen=True)
+class PartCriterion:
+    """What makes a point one of the parts that move; the defaults were chosen on validation scenes.
+
+    Attributes:
+        threshold_nats: the influence of the pokes on it must be larger. A shift of the expected
+            motion by its own standard deviation makes half a nat.
+        least_probability: of moving by more than MOVING; 0 leaves that out.
+    """
+
+    threshold_nats: float = 0.5
+    least_probability: float = 0.4
+
+    def __post_init__(self) -> None:
+        """Raise InvalidInputError for a threshold that is negative, a probability beyond [0, 1]."""
+        if not self.threshold_nats >= 0:
+            raise InvalidInputError(
+                f"threshold_nats must not be negative, got {self.threshold_nats}"
+            )
+        if not 0 <= self.least_probability <= 1:
+            raise InvalidInputError(
+                f"least_probability must be in [0, 1], got {self.least_probability}"
+            )
+
+
+DEFAULT_CRITERION = PartCriterion()
 
 
 def influence(conditional: GaussianMixture, unconditional: GaussianMixture) -> np.ndarray:
@@ -22,15 +58,27 @@ def influence(conditional: GaussianMixture, unconditional: GaussianMixture) -> n
     return score.detach().float().cpu().numpy()
 
 
-def moving_part_mask(
-    score: np.ndarray, transform: CropTransform, threshold_nats: float = DEFAULT_THRESHOLD_NATS
-) -> np.ndarray:
-    """Masks bool [..., H, W] over the source image from scores [..., n, n] of `transform.grid(n)`.
+def motion_probability(mixture: GaussianMixture, transform: CropTransform) -> np.ndarray:
+    """Probability, float32 array [...], of moving by more than MOVING.
 
-    True where the interpolated score exceeds the threshold; False outside the crop and where the
-    score is NaN. For the union over several pokes, take the maximum of their scores first.
-    Raises InvalidInputError when the threshold is negative or NaN, or the scores are not [n, n].
+    `mixture` is in px of the source image, of which `transform` says what the model sees.
     """
-    if not threshold_nats >= 0:
-        raise InvalidInputError(f"threshold_nats must not be negative, got {threshold_nats}")
-    return transform.paste(score, fill=0) > threshold_nats
+    probability = mixture.prob_longer_than(MOVING * transform.roi[2])
+    return probability.detach().float().cpu().numpy()
+
+
+def moving_part_mask(
+    score: np.ndarray,
+    probability: np.ndarray,
+    transform: CropTransform,
+    criterion: PartCriterion = DEFAULT_CRITERION,
+) -> np.ndarray:
+    """Masks bool [..., H, W] over the source image from maps [..., n, n] of `transform.grid(n)`.
+
+    `score` is the `influence`, `probability` the `motion_probability`. True where both, after
+    interpolation, meet the criterion; False outside the crop and where one of them is NaN. For the
+    union over several pokes, take the maximum of each map first. Raises InvalidInputError when the
+    maps are not [n, n].
+    """
+    influenced = transform.paste(score, fill=0) > criterion.threshold_nats
+    return influenced & (transform.paste(probability, fill=np.nan) >= criterion.least_probability)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,13 @@ from .geometry import CropTransform
 from .joint import sample_jointly
 from .mixture import GaussianMixture
 from .motion import DenseMaps, Motion, MovingParts, PointFlag
-from .parts import DEFAULT_THRESHOLD_NATS, influence, moving_part_mask
+from .parts import (
+    DEFAULT_CRITERION,
+    PartCriterion,
+    influence,
+    motion_probability,
+    moving_part_mask,
+)
 from .pixels import Pixels
 from .refine import refine
 
@@ -269,31 +275,37 @@ class MotionPredictor:
         self,
         pokes: ArrayLike,
         n: int,
-        threshold_nats: float = DEFAULT_THRESHOLD_NATS,
+        criterion: PartCriterion = DEFAULT_CRITERION,
         per_poke: bool = False,
         camera_static: bool = True,
         frame: EncodedFrame | None = None,
     ) -> MovingParts:
-        """What moves with the pokes: where their influence exceeds the threshold.
+        """What moves with the pokes: what they influence, and what is likely to move.
 
-        The n x n grid of scores is enlarged to the image before the comparison. With per_poke,
-        each poke is taken alone, and there is one mask and one score for each. Raises as `predict`.
+        The n x n grids of influence and probability are enlarged to the image before they are held
+        against the criterion. With per_poke, each poke is taken alone, and there is one mask and
+        one score for each. Raises as `predict`.
         """
         frame = self._or_current(frame)
         rows = checked_pokes(pokes, frame.transform)
+        transform = frame.transform
         if not per_poke:
-            score = self.influence(rows, n, camera_static, frame)
+            motion = self.predict_grid(rows, n, camera_static, frame)
         elif len(rows):
             each_alone = list(rows[:, None])
-            points = frame.transform.grid(n)
+            points = transform.grid(n)
             motion = self.predict_candidates(each_alone, points, camera_static, frame)
-            without = self.unconditional_grid(n, camera_static, frame)
-            score = influence(motion.on_device, without.on_device).reshape(-1, n, n)
         else:
-            score = np.zeros((0, n, n), np.float32)
+            nothing = np.zeros((0, n, n), np.float32)
+            mask = moving_part_mask(nothing, nothing, transform, criterion)
+            return MovingParts(mask, transform.paste(nothing, fill=np.nan))
+        without = self.unconditional_grid(n, camera_static, frame)
+        shape = (*motion.flags.shape[:-1], n, n)
+        score = influence(motion.on_device, without.on_device).reshape(shape)
+        probability = motion_probability(motion.on_device, transform).reshape(shape)
         return MovingParts(
-            moving_part_mask(score, frame.transform, threshold_nats),
-            frame.transform.paste(score, fill=np.nan),
+            moving_part_mask(score, probability, transform, criterion),
+            transform.paste(score, fill=np.nan),
         )
 
     def uncertainty(
@@ -316,7 +328,7 @@ class MotionPredictor:
         pokes: ArrayLike,
         n: int,
         tolerance_px: float,
-        threshold_nats: float = DEFAULT_THRESHOLD_NATS,
+        criterion: PartCriterion = DEFAULT_CRITERION,
         camera_static: bool = True,
         frame: EncodedFrame | None = None,
     ) -> DenseMaps:
@@ -335,9 +347,10 @@ class MotionPredictor:
 
         def channels(motion: Motion, without: Motion) -> NDArray[np.float32]:
             mixture = motion.on_device
-            score = influence(mixture, without.on_device)
             moments = torch.stack([*mixture.mean().unbind(-1), mixture.std()])
-            return np.concatenate([moments.float().cpu().numpy(), score[None]])
+            score = influence(mixture, without.on_device)
+            probability = motion_probability(mixture, transform)
+            return np.concatenate([moments.float().cpu().numpy(), [score, probability]])
 
         def answer(points_unit: NDArray[np.float32]) -> NDArray[np.float32]:
             points = transform.to_source(points_unit)
@@ -350,17 +363,17 @@ class MotionPredictor:
         lattice = refine(
             coarse.reshape(-1, n, n),
             answer,
-            np.array([tolerance_px] * 3 + [math.inf], np.float32),
-            np.array([math.nan] * 3 + [threshold_nats], np.float32),
+            np.array([tolerance_px] * 3 + [math.inf] * 2, np.float32),
+            np.array([math.nan] * 3 + list(astuple(criterion)), np.float32),
             doublings,
             transform.to_unit(rows[:, :2]),
         )
         maps = lattice.resample(transform.roi[2])
-        x, y, deviation, score = transform.paste(maps, fill=np.nan)
+        x, y, deviation, score, _ = transform.paste(maps, fill=np.nan)
         return DenseMaps(
             np.stack([x, y], axis=-1),
             deviation,
-            MovingParts(moving_part_mask(maps[3], transform, threshold_nats), score),
+            MovingParts(moving_part_mask(maps[3], maps[4], transform, criterion), score),
             int(lattice.known.sum()),
         )
 

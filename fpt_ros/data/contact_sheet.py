@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpt_ros import draw
+from fpt_ros.core.parts import MOVING
 from fpt_ros.data.samples import (
-    MOVING,
     BadSampleError,
     Motion,
     ShardIndex,

@@ -33,10 +33,6 @@ MEMBERS = ("jpg", "npz", "json")
 _MAX_OPEN = 64  # shards
 _MAX_ARRAY_BYTES = 64 << 20  # of one sample, expanded; ours have less than one MiB
 
-MOVING = 0.01
-"""A point moves when it is displaced by more than this share of the image side (the rule by which a
-camera is called static, too)."""
-
 REPORT_SIDE_PX = 448
 """Errors are reported in pixels of a picture so wide, the size that the paper works at."""
 

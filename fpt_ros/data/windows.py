@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.geometry import CropTransform
+from fpt_ros.core.parts import MOVING
 from fpt_ros.data.frames import Frame
-from fpt_ros.data.samples import MOVING, cell_centres
+from fpt_ros.data.samples import cell_centres
 from fpt_ros.data.tracks import TRACK_SIDE_PX, PointTracker
 from fpt_ros.data.tracks.change import change_limit, changed, is_cut, thumbnail
 

@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 
 from fpt_ros import draw
+from fpt_ros.core.parts import MOVING
 from fpt_ros.core.predictor import MotionPredictor
-from fpt_ros.data.samples import MOVING, cell_centres, choose_pokes
+from fpt_ros.data.samples import cell_centres, choose_pokes
 from fpt_ros.evaluate.baselines import NO_MOTION
 from fpt_ros.evaluate.runner import MODEL, TestSample
 
@@ -51,7 +52,6 @@ def save(
     samples: Iterable[TestSample],
     best: list[str],
     worst: list[str],
-    threshold_nats: float,
 ) -> list[Path]:
     """Write best.jpg and worst.jpg into `out`: per sample the truth, the answer, its modes.
 
@@ -61,7 +61,7 @@ def save(
     panels: dict[str, dict[str, np.ndarray]] = {}
     for sample in samples:
         if sample.key in wanted:
-            panels[sample.key] = _panels(predictor, sample, threshold_nats)
+            panels[sample.key] = _panels(predictor, sample)
         if len(panels) == len(wanted):
             break
     written = []
@@ -73,9 +73,7 @@ def save(
     return written
 
 
-def _panels(
-    predictor: MotionPredictor, sample: TestSample, threshold_nats: float
-) -> dict[str, np.ndarray]:
+def _panels(predictor: MotionPredictor, sample: TestSample) -> dict[str, np.ndarray]:
     """What really happens, what is expected of one poke on the longest motion, and its modes."""
     side_px = sample.image.shape[0]
     known = sample.valid.ravel()
@@ -88,7 +86,7 @@ def _panels(
     static = sample.camera_static
     frame = predictor.encode_image(sample.image)
     motion = predictor.predict(poke, side_px * points, static, frame)
-    parts = predictor.moving_parts(poke, len(sample.flow), threshold_nats, False, static, frame)
+    parts = predictor.moving_parts(poke, len(sample.flow), camera_static=static, frame=frame)
     on_part = np.flatnonzero(moving.ravel()[known])
     few = on_part[np.linspace(0, len(on_part) - 1, _MODE_POINTS).round().astype(int)]
 

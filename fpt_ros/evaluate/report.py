@@ -33,7 +33,7 @@ MODEL_ONLY = {
     "iou_kl": "IoU by KL",
     "iou_kl_half": "IoU, threshold halved",
     "iou_kl_double": "IoU, threshold doubled",
-    "iou_likely": "IoU of what moves with probability above 1/2",
+    "iou_mask": "IoU of the mask: influenced, and likely to move",
     "nll": "NLL, nats",
     "nll_moving": "NLL moving, nats",
     "std_error_correlation": "corr. deviation and error (mean)",
@@ -137,7 +137,7 @@ def _difference_table(at_one: list[Record], summary: Summary) -> str:
         ("epe_moving_px", "epe_moving_px", min),
         ("iou_flow", "iou_flow", max),
         ("iou_kl", "iou_flow", max),
-        ("iou_likely", "iou_flow", max),
+        ("iou_mask", "iou_flow", max),
     ):
         means = {m: summary[1, m, theirs][0] for m in by_method if (1, m, theirs) in summary}
         if means:
@@ -196,7 +196,7 @@ def plot(summary: Summary, path: Path) -> None:
         curve(axes[0, 0], method, "epe_moving_px", label=method, **bold)
         curve(axes[0, 1], method, "iou_flow", label=f"{method}, by flow", **bold)
     curve(axes[0, 1], MODEL, "iou_kl", label="model, by KL", lw=2.5, color="tab:red")
-    curve(axes[0, 1], MODEL, "iou_likely", label="model, by probability", color="tab:red")
+    curve(axes[0, 1], MODEL, "iou_mask", label="model, mask", color="tab:red")
     for measure in ("mode_diversity_px", "top_mode_error_px", "best_mode_error_px"):
         curve(axes[1, 0], MODEL, measure, label=MODEL_ONLY[measure])
     for measure in ("coverage_50", "coverage_90", "mode_confidence", "std_error_correlation"):

@@ -13,10 +13,9 @@ import torch
 
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.mixture import GaussianMixture
-from fpt_ros.core.parts import DEFAULT_THRESHOLD_NATS
+from fpt_ros.core.parts import DEFAULT_CRITERION, MOVING
 from fpt_ros.core.predictor import MotionPredictor
 from fpt_ros.data.samples import (
-    MOVING,
     REPORT_SIDE_PX,
     BadSampleError,
     ShardIndex,
@@ -76,8 +75,8 @@ class EvaluationSettings:
     """What is measured; kept with every number."""
 
     poke_counts: tuple[int, ...] = (0, 1, 2, 5, 10, 100)
-    # Threshold of the moving-part score, in nats; also tried halved and doubled.
-    threshold_nats: float = DEFAULT_THRESHOLD_NATS
+    # Threshold of the moving-part score where it decides alone, in nats; also halved and doubled.
+    threshold_nats: float = 1.0
     # So many joint samples are drawn at one poke (0: none), on at most so many points.
     joint_samples: int = 8
     joint_points: int = 48
@@ -128,9 +127,10 @@ def _model_record(
     for name, factor in (("iou_kl", 1.0), ("iou_kl_half", 0.5), ("iou_kl_double", 2.0)):
         mask = score > factor * settings.threshold_nats
         record[name] = metrics.intersection_over_union(mask, moving)
-    # What more likely moves than not; the length of the mean calls moving what may move far.
-    likely = mixture.prob_longer_than(MOVING).numpy() > 0.5
-    record["iou_likely"] = metrics.intersection_over_union(likely, moving)
+    # As `core.parts` makes masks, at the points that are known.
+    likely = mixture.prob_longer_than(MOVING).numpy() >= DEFAULT_CRITERION.least_probability
+    mask = likely & (score > DEFAULT_CRITERION.threshold_nats)
+    record["iou_mask"] = metrics.intersection_over_union(mask, moving)
     return record
 
 

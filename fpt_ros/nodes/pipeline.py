@@ -16,7 +16,12 @@ from fpt_ros import convert, draw
 from fpt_ros.core.checkpoint import Checkpoint
 from fpt_ros.core.errors import EngineError, FptError, InvalidInputError
 from fpt_ros.core.motion import Motion
-from fpt_ros.core.parts import influence, moving_part_mask
+from fpt_ros.core.parts import (
+    PartCriterion,
+    influence,
+    motion_probability,
+    moving_part_mask,
+)
 from fpt_ros.core.predictor import EncodedFrame, MotionPredictor
 from fpt_ros.engines.choose import Service
 from fpt_ros.images import image_to_pixels, image_to_rgb
@@ -132,13 +137,16 @@ class PredictorPipeline:
         settings, header, transform = self._surroundings.settings(), image.header, motion.transform
         outputs: dict[str, Output] = {}
         n = math.isqrt(len(motion.points_px))
+        criterion = PartCriterion(
+            settings.moving_part_threshold_nats, settings.moving_part_probability
+        )
         refined = None
         if settings.refine_tolerance_px and wanted & {UNCERTAINTY, MASK, SCORE, OVERLAY}:
             refined = self.predictor.dense_maps(
                 question.candidates[0],
                 n,
                 settings.refine_tolerance_px,
-                settings.moving_part_threshold_nats,
+                criterion,
                 settings.camera_static,
                 encoded,
             )
@@ -154,14 +162,12 @@ class PredictorPipeline:
         if refined is None or POINTS in wanted:
             unpoked = self.predictor.unconditional_grid(n, settings.camera_static, encoded)
             score = influence(motion.on_device, unpoked.on_device).reshape(n, n)
-        mask, score_map = (
-            refined.parts
-            if refined
-            else (
-                moving_part_mask(score, transform, settings.moving_part_threshold_nats),
-                transform.paste(score, math.nan),
-            )
-        )
+        if refined:
+            mask, score_map = refined.parts
+        else:
+            probability = motion_probability(motion.on_device, transform).reshape(n, n)
+            mask = moving_part_mask(score, probability, transform, criterion)
+            score_map = transform.paste(score, math.nan)
         if MASK in wanted:
             outputs[MASK] = convert.map_to_msg(mask, header)
         if SCORE in wanted:

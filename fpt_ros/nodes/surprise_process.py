@@ -23,9 +23,9 @@ from sensor_msgs.msg import CompressedImage, Image
 from fpt_ros import convert
 from fpt_ros.core.errors import FptError, InvalidInputError
 from fpt_ros.core.geometry import CropTransform
+from fpt_ros.core.parts import MOVING
 from fpt_ros.core.surprise import Surprise, judge, regional, worst_region
 from fpt_ros.data import hard_cases
-from fpt_ros.data.samples import MOVING
 from fpt_ros.data.tracks import TRACK_SIDE_PX, PointTracker
 from fpt_ros.data.tracks.change import is_cut, thumbnail
 from fpt_ros.data.tracks.classical import ClassicalTracker

@@ -15,9 +15,9 @@ from torch import Tensor
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.mixture import GaussianMixture
 from fpt_ros.core.model import FlowPokeModel
+from fpt_ros.core.parts import MOVING
 from fpt_ros.data.augment import IDENTITY
 from fpt_ros.data.samples import (
-    MOVING,
     REPORT_SIDE_PX,
     BadSampleError,
     ShardIndex,

@@ -84,6 +84,7 @@ def test_without_pokes_it_tells_what_happens_of_itself(folder):
         (["--poke", "5,5,0,0"], "outside the square that the model sees"),
         (["--grid", "0"], "grid"),
         (["--threshold-nats", "-1"], "threshold_nats must not be negative"),
+        (["--least-probability", "2"], "least_probability must be in [0, 1], got 2"),
         (["--device", "nonsense"], "device 'nonsense' is none"),
         (["--checkpoint", "none.safetensors"], "none.safetensors: no such file"),
         (["--checkpoint", "image.png"], "image.png: neither a safetensors file"),

@@ -8,7 +8,7 @@ from fpt_ros.core.config import FPT_SMALL
 from fpt_ros.core.engine import TorchEngine
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.model import FlowPokeModel
-from fpt_ros.core.parts import influence
+from fpt_ros.core.parts import PartCriterion, influence
 from fpt_ros.core.predictor import MotionPredictor
 
 SIDE = 64
@@ -29,10 +29,11 @@ def predictor():
 
 
 def test_without_tolerance_the_maps_are_those_of_the_plain_grid(predictor):
-    maps = predictor.dense_maps(POKES, 8, 0.0, 0.5)
+    criterion = PartCriterion(0.5, 0.1)
+    maps = predictor.dense_maps(POKES, 8, 0.0, criterion)
     assert maps.n_queried == 64
     np.testing.assert_allclose(maps.uncertainty_px, predictor.uncertainty(POKES, 8), rtol=1e-4)
-    mask, score = predictor.moving_parts(POKES, 8, 0.5)
+    mask, score = predictor.moving_parts(POKES, 8, criterion)
     np.testing.assert_allclose(maps.parts.score, score, rtol=1e-4, atol=1e-5)
     assert (maps.parts.mask == mask).mean() > 0.999
     assert np.isnan(maps.displacement_px[:, :10]).all()
@@ -42,18 +43,22 @@ def test_refined_maps_approach_those_asked_for_at_every_pixel(predictor):
     points = predictor.encode_image(np.zeros((SIDE, SIDE + 20, 3), np.uint8)).transform.grid(SIDE)
     conditional, without = (predictor.predict(p, points).mixture for p in (POKES, []))
     mean = conditional.mean().reshape(SIDE, SIDE, 2).numpy()
-    threshold = float(np.quantile(influence(conditional, without), 0.8))
+    score = influence(conditional, without)
+    likely = conditional.prob_longer_than(0.01 * SIDE).numpy()
+    criterion = PartCriterion(float(np.quantile(score, 0.5)), float(np.quantile(likely, 0.5)))
     crop = np.s_[:, 10 : 10 + SIDE]
 
     errors, counts = [], []
     for tolerance_px in (0.0, 0.5, 0.02):
-        maps = predictor.dense_maps(POKES, 12, tolerance_px, threshold)
+        maps = predictor.dense_maps(POKES, 12, tolerance_px, criterion)
         errors.append(np.linalg.norm(maps.displacement_px[crop] - mean, axis=-1).mean())
         counts.append(maps.n_queried)
     assert counts[0] < counts[1] < counts[2]
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < errors[0] / 4
-    mask = (influence(conditional, without) > threshold).reshape(SIDE, SIDE)
+    mask = (score > criterion.threshold_nats) & (likely >= criterion.least_probability)
+    mask = mask.reshape(SIDE, SIDE)
+    assert 0.1 < mask.mean() < 0.5
     ours = maps.parts.mask[crop]
     assert (ours & mask).sum() / (ours | mask).sum() > 0.95
 

@@ -9,8 +9,12 @@ import torch
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.geometry import CropTransform
 from fpt_ros.core.mixture import GaussianMixture
-from fpt_ros.core.parts import DEFAULT_THRESHOLD_NATS, influence, moving_part_mask
-from fpt_ros.params import Settings
+from fpt_ros.core.parts import (
+    PartCriterion,
+    influence,
+    motion_probability,
+    moving_part_mask,
+)
 
 
 def gaussians(means, deviation=1.0):
@@ -46,42 +50,76 @@ def test_influence_takes_gradients_off():
     assert influence(poked, poked).tolist() == [0.0]
 
 
-def test_mask_covers_the_cells_above_the_threshold():
+def test_probability_of_moving_by_one_percent_of_the_side():
+    transform = CropTransform(140, 100, 32)  # the model sees a square of 100 px
+    mixture = gaussians([[0, 0], [3, 0]], deviation=0.5)
+    probability = motion_probability(mixture, transform)
+    assert probability.dtype == np.float32
+    # Of a round distribution around 0: exp(-r^2 / 2 sigma^2), Rayleigh.
+    assert probability[0] == pytest.approx(math.exp(-2), rel=1e-5)
+    assert probability[1] > 0.99
+
+
+CERTAIN = np.ones((4, 4), np.float32)
+
+
+def test_mask_covers_the_cells_that_are_influenced():
     transform = CropTransform(60, 40, 32)
     score = np.zeros((4, 4), np.float32)
     score[1, 2] = 4.0  # the cell x 30..40, y 10..20 of the source image
-    mask = moving_part_mask(score, transform, threshold_nats=2.0)
+    mask = moving_part_mask(score, CERTAIN, transform, PartCriterion(threshold_nats=2.0))
     assert mask.shape == (40, 60)
     assert mask.dtype == bool
     y, x = np.nonzero(mask)
     # The interpolated score halves at the edges of the cell.
     assert (x.min(), x.max(), y.min(), y.max()) == (30, 39, 10, 19)
     assert mask[15, 35]
-    assert not moving_part_mask(score, transform, threshold_nats=4.0).any()
+    assert not moving_part_mask(score, CERTAIN, transform, PartCriterion(4.0)).any()
+
+
+def test_mask_covers_the_cells_that_are_likely_to_move():
+    transform = CropTransform(60, 40, 32)
+    probability = np.zeros((4, 4), np.float32)
+    probability[1, 2] = 0.8
+    criterion = PartCriterion(0.0, least_probability=0.4)
+    y, x = np.nonzero(moving_part_mask(CERTAIN, probability, transform, criterion))
+    assert (x.min(), x.max(), y.min(), y.max()) == (30, 39, 10, 19)
+    both = moving_part_mask(CERTAIN, probability, transform, PartCriterion(1.0, 0.4))
+    assert not both.any()
+    all_influenced = moving_part_mask(CERTAIN, 0 * CERTAIN, transform, PartCriterion(0.5, 0.0))
+    assert all_influenced[:, 10:50].all()
 
 
 def test_masks_per_poke_and_their_union():
     transform = CropTransform(24, 24, 32)
-    scores = np.random.default_rng(0).exponential(size=(3, 6, 6)).astype(np.float32)
-    masks = moving_part_mask(scores, transform)
+    maps = np.random.default_rng(0).uniform(size=(2, 3, 6, 6)).astype(np.float32)
+    masks = moving_part_mask(*maps, transform)
     assert masks.shape == (3, 24, 24)
-    union = moving_part_mask(scores.max(axis=0), transform)
+    union = moving_part_mask(*maps.max(axis=1), transform)
     assert (union | ~masks.any(axis=0)).all()
 
 
-def test_unknown_scores_and_the_outside_are_not_moving():
+def test_what_is_unknown_and_the_outside_are_not_moving():
     transform = CropTransform(60, 40, 32)
-    assert not moving_part_mask(np.full((4, 4), np.nan), transform).any()
-    everywhere = moving_part_mask(np.full((4, 4), 9.0), transform, threshold_nats=0.0)
+    anything = PartCriterion(0.0, 0.0)
+    unknown = np.full((4, 4), np.nan)
+    assert not moving_part_mask(unknown, CERTAIN, transform, anything).any()
+    assert not moving_part_mask(CERTAIN, unknown, transform, anything).any()
+    everywhere = moving_part_mask(CERTAIN, CERTAIN, transform, anything)
     assert everywhere[:, 10:50].all()
     assert everywhere.sum() == 40 * 40
 
 
-@pytest.mark.parametrize("threshold", [-0.1, math.nan])
-def test_thresholds_must_not_be_negative(threshold):
-    with pytest.raises(InvalidInputError, match="threshold_nats"):
-        moving_part_mask(np.zeros((4, 4)), CropTransform(60, 40, 32), threshold)
-
-
-def test_the_node_has_the_same_default_threshold():
-    assert Settings().moving_part_threshold_nats == DEFAULT_THRESHOLD_NATS
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("threshold_nats", -0.1),
+        ("threshold_nats", math.nan),
+        ("least_probability", -0.1),
+        ("least_probability", 1.1),
+        ("least_probability", math.nan),
+    ],
+)
+def test_impossible_criteria_are_refused(name, value):
+    with pytest.raises(InvalidInputError, match=name):
+        PartCriterion(**{name: value})

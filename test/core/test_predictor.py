@@ -26,6 +26,7 @@ from fpt_ros.core.geometry import CropTransform
 from fpt_ros.core.mixture import GaussianMixture
 from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.core.motion import PointFlag
+from fpt_ros.core.parts import PartCriterion
 from fpt_ros.core.predictor import MotionPredictor
 
 CONFIG = ModelConfig(
@@ -341,8 +342,7 @@ def test_influence_is_the_divergence_from_the_unconditional_answer(predictor):
 
 def test_moving_parts_are_where_the_influence_exceeds_the_threshold(predictor):
     score = predictor.influence(POKES, 4)
-    threshold = float(np.median(score))
-    mask, score_map = predictor.moving_parts(POKES, 4, threshold)
+    mask, score_map = predictor.moving_parts(POKES, 4, PartCriterion(float(np.median(score)), 0))
     assert mask.shape == score_map.shape == (100, 140)
     assert mask.dtype == bool
     assert np.isnan(score_map[:, :20]).all()
@@ -354,11 +354,21 @@ def test_moving_parts_are_where_the_influence_exceeds_the_threshold(predictor):
     assert 0 < mask.mean() < 1
 
 
+def test_moving_parts_are_where_motion_is_likely(predictor):
+    predictor.set_image(picture(6, 10))  # as many cells as pixels
+    poke = [[5, 3, 0.4, 0]]
+    likely = predictor.predict_grid(poke, 6).mixture.prob_longer_than(0.01 * 6)
+    least = float(likely.median())
+    mask = predictor.moving_parts(poke, 6, PartCriterion(0.0, least)).mask
+    np.testing.assert_array_equal(mask[:, 2:8].ravel(), likely.numpy() >= least)
+
+
 def test_moving_parts_of_each_poke_alone(predictor):
-    each = predictor.moving_parts(POKES, 4, 0.01, per_poke=True)
+    criterion = PartCriterion(0.01, 0.0)
+    each = predictor.moving_parts(POKES, 4, criterion, per_poke=True)
     assert each.mask.shape == each.score.shape == (2, 100, 140)
     for index in range(2):
-        alone = predictor.moving_parts(POKES[index : index + 1], 4, 0.01)
+        alone = predictor.moving_parts(POKES[index : index + 1], 4, criterion)
         np.testing.assert_allclose(each.score[index], alone.score, rtol=1e-3, atol=1e-4)
     assert predictor.moving_parts([], 4, per_poke=True).mask.shape == (0, 100, 140)
 
@@ -504,8 +514,6 @@ def test_other_bad_arguments(predictor):
             predictor.sample_jointly(POKES, QUERIES, 1, points_per_step=n)
     with pytest.raises(InvalidInputError, match="grid"):
         predictor.predict_grid(POKES, 0)
-    with pytest.raises(InvalidInputError, match="threshold"):
-        predictor.moving_parts(POKES, 4, -1.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

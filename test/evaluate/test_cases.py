@@ -52,7 +52,7 @@ def test_the_truth_is_tinted_where_it_moves(tmp_path, sample):
     model = FlowPokeModel(
         ModelConfig(encoder, TransformerConfig(8, 1, 8), HeadConfig(n_components=2))
     )
-    written = cases.save(tmp_path, MotionPredictor(TorchEngine(model)), [sample], ["k"], [], 1.0)
+    written = cases.save(tmp_path, MotionPredictor(TorchEngine(model)), [sample], ["k"], [])
     assert written == [tmp_path / "best.jpg"]
     sheet = cv2.imread(str(written[0]))
     panel = sheet[-390:-6, 6 : 6 + 384]  # the first of three, below its caption

@@ -11,7 +11,6 @@ from scipy.stats import pearsonr
 
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.mixture import GaussianMixture
-from fpt_ros.core.parts import DEFAULT_THRESHOLD_NATS
 from fpt_ros.data.samples import choose_pokes
 from fpt_ros.evaluate import report
 from fpt_ros.evaluate.runner import (
@@ -117,13 +116,15 @@ def test_halved_and_doubled_thresholds_take_more_and_fewer_points():
 
 
 class Doubtful(Oracle):
-    """Expects each point to stay, or with some probability to move by a tenth of the picture."""
+    """Expects each point to stay, or if poked with some probability to move by a tenth."""
 
-    def __init__(self, probability):
+    def __init__(self, probability, still):
         self.probability = torch.from_numpy(probability.reshape(-1)).double()
+        self.still = torch.from_numpy(still.reshape(-1)).double()
 
     def predict(self, pokes, queries, camera_static):
-        weights = torch.stack([1 - self.probability, self.probability], dim=-1)
+        probability = self.probability if len(pokes) else self.still
+        weights = torch.stack([1 - probability, probability], dim=-1)
         means_px = torch.tensor([[0.0, 0.0], [0.1 * SIDE_PX, 0.0]], dtype=torch.float64)
         mixture = GaussianMixture(
             weights.log(),
@@ -133,16 +134,18 @@ class Doubtful(Oracle):
         return SimpleNamespace(mixture=mixture)
 
 
-def test_what_moves_more_likely_than_not():
-    probability = np.full((GRID, GRID), 0.01)  # the mean moves by 0.1 % of the side
-    probability[0] = 0.45  # by 4.5 %
-    probability[1] = 0.55
+def test_the_mask_is_what_is_influenced_and_likely_to_move():
+    probability, still = np.full((2, GRID, GRID), 0.01)  # the mean moves by 0.1 % of the side
+    probability[0] = 0.35  # by 3.5 %; not likely enough
+    probability[1] = 0.45
+    probability[2] = still[2] = 0.9  # moves anyway
     flow = np.zeros((GRID, GRID, 2), np.float32)
     flow[1, :, 0] = 0.1
     settings = EvaluationSettings(poke_counts=(1,), compare_with=())
-    (record,) = evaluate(Doubtful(probability), [replace(sample(), flow=flow)], settings)
-    assert record["iou_likely"] == 1.0
-    assert record["iou_flow"] == 0.5
+    predictor = Doubtful(probability, still)
+    (record,) = evaluate(predictor, [replace(sample(), flow=flow)], settings)
+    assert record["iou_mask"] == 1.0
+    assert record["iou_flow"] == pytest.approx(1 / 3)
 
 
 class Calibrated:
@@ -229,10 +232,6 @@ def test_points_of_unknown_motion_are_left_out():
     assert record["epe_moving_px"] == pytest.approx(448 * lengths[lengths > 0].mean(), rel=1e-5)
 
 
-def test_the_default_threshold_is_that_of_the_predictor():
-    assert EvaluationSettings().threshold_nats == DEFAULT_THRESHOLD_NATS
-
-
 @pytest.mark.parametrize("poke_counts", [(0, 1, 5), (0, 2)])
 def test_a_report_for_any_poke_counts(tmp_path, poke_counts):
     samples = [sample(), sample("b"), sample("c", "drawer", camera_static=False)]
@@ -258,7 +257,7 @@ def test_the_model_is_set_against_the_best_baseline_sample_by_sample():
         common = {"key": key, "scene": scene, "family": "door", "pokes": 1, "camera_static": True}
         return [
             common | {"method": method, "epe_moving_px": epe, "epe_all_px": epe,
-                      "iou_flow": 0.1, "iou_kl": 0.6, "iou_likely": 0.5}
+                      "iou_flow": 0.1, "iou_kl": 0.6, "iou_mask": 0.5}
             for method, epe in errors.items()
         ]  # fmt: skip
 
@@ -268,7 +267,8 @@ def test_the_model_is_set_against_the_best_baseline_sample_by_sample():
         *rows("c", "s2", model=11.0, worse=2.0, better=12.0),
     ]
     text = report.markdown("Title", records, {}, report.summarise(records))
-    # mean of -3, -2 and -1; resampling two scenes gives s1 alone (-2.5) or s2 alone (-1) at worst
+    # Mean of -3, -2 and -1; without the one or the other scene -1 and -2.5, so the jackknife has an
+    # error of sqrt((1 + 0.25) / 2), times Student's 12.7062 of one degree of freedom.
     assert "| EPE moving, px | better, EPE moving, px | -2.00 [-12.05, +8.05] |" in text
     assert "| IoU by KL | worse, IoU by flow | +0.500 [+0.500, +0.500] |" in text
 

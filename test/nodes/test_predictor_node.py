@@ -29,7 +29,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 
 from fpt_ros import convert
-from fpt_ros.core.parts import DEFAULT_THRESHOLD_NATS
+from fpt_ros.core.parts import DEFAULT_CRITERION
 from fpt_ros.images import depth_to_metres, image_to_rgb
 from fpt_ros.msg import ModelInfo, MotionDistribution, Poke, PokeArray, WhatIf
 from fpt_ros.nodes import image_input
@@ -437,7 +437,7 @@ def test_compressed_images(make_bench):
 
 
 def test_pictures_have_the_size_of_the_image(make_bench):
-    bench = make_bench(moving_part_threshold_nats=0.0)
+    bench = make_bench(moving_part_threshold_nats=0.0, moving_part_probability=0.0)
     topics = ("uncertainty", "moving_part/mask", "moving_part/score", "overlay")
     heard = {topic: bench.listen(Image, f"predictor/{topic}") for topic in topics}
     bench.pokes.publish(PokeArray(id="push", pokes=[PUSH]))
@@ -539,8 +539,9 @@ def test_a_bad_value_at_start_is_named(ros, name, value):
         PredictorNode(context=ros.context, parameter_overrides=[Parameter(name, value=value)])
 
 
-def test_the_default_threshold_is_that_of_the_core():
-    assert Settings().moving_part_threshold_nats == DEFAULT_THRESHOLD_NATS
+def test_the_default_criterion_is_that_of_the_core():
+    assert Settings().moving_part_threshold_nats == DEFAULT_CRITERION.threshold_nats
+    assert Settings().moving_part_probability == DEFAULT_CRITERION.least_probability
 
 
 # ---- models -------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fpt_ros.core.checkpoint import load_checkpoint
+from fpt_ros.core.parts import PartCriterion
 from fpt_ros.engines.choose import Service, Wish, torch_engine
 from fpt_ros.params import Settings
 
@@ -33,6 +34,7 @@ def test_images_are_the_maps_of_the_predictor(models, tolerance_px):
         grid_size=6,
         refine_tolerance_px=tolerance_px,
         moving_part_threshold_nats=0.01,
+        moving_part_probability=0.1,
     )
     surroundings = Surroundings(
         lambda: settings, lambda: {UNCERTAINTY, MASK, SCORE}, lambda: None, never, never, list
@@ -45,7 +47,9 @@ def test_images_are_the_maps_of_the_predictor(models, tolerance_px):
     outputs = pipeline.follow(image, pipeline.encode(image), Question(Header(), "", (PLAN,), None))
 
     frame = pipeline.predictor.encode_image(image_to_rgb(image))
-    maps = pipeline.predictor.dense_maps(PLAN, 6, tolerance_px, 0.01, frame=frame)
+    maps = pipeline.predictor.dense_maps(
+        PLAN, 6, tolerance_px, PartCriterion(0.01, 0.1), frame=frame
+    )
     assert (maps.n_queried > 36) == (tolerance_px > 0)
     for topic, expected in ((UNCERTAINTY, maps.uncertainty_px), (SCORE, maps.parts.score)):
         values = np.frombuffer(outputs[topic].data, np.float32).reshape(48, 64)

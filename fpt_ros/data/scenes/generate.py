@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpt_ros.core.errors import InvalidInputError
-from fpt_ros.data.samples import MOVING
+from fpt_ros.core.parts import MOVING
 from fpt_ros.data.scenes.camera import displaced, moved_camera
 from fpt_ros.data.scenes.families import FAMILIES, UNSEEN_FAMILIES, WEIGHTS
 from fpt_ros.data.scenes.flow import Poses, carry, displacement, visible_at

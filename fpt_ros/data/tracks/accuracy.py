@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from fpt_ros.data.samples import MOVING, cell_centres
+from fpt_ros.core.parts import MOVING
+from fpt_ros.data.samples import cell_centres
 from fpt_ros.data.tracks import TRACK_SIDE_PX, PointTracker, one_opencv_thread
 from fpt_ros.data.tracks.choice import choose_tracker
 from fpt_ros.data.tracks.synthetic import known_clip
