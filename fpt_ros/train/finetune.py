@@ -34,9 +34,10 @@ from fpt_ros.train.compare import AFTER, BEFORE, Record, TestSet, compared
 from fpt_ros.train.config import TrainConfig
 from fpt_ros.train.finetune_config import FineTuneConfig
 from fpt_ros.train.gate import POKES, Verdict, judge
-from fpt_ros.train.loop import Trainer, choose_device
+from fpt_ros.train.loop import Trainer
 from fpt_ros.train.progress import Listener, Tracker
 from fpt_ros.train.report import Reporter
+from fpt_ros.train.start import choose_device
 from fpt_ros.train.state import BEST_FILE, STATE_FILE, hold
 from fpt_ros.train.telling import TellingReporter
 from fpt_ros.train.validate import ValidationSet

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import math
-import os
 import shlex
 import sys
 import time
@@ -18,13 +16,12 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
-from fpt_ros.core.checkpoint import load_checkpoint, save_checkpoint
-from fpt_ros.core.config import FPT_BASE, FPT_SMALL, ModelConfig
+from fpt_ros.core.checkpoint import save_checkpoint
+from fpt_ros.core.config import ModelConfig
 from fpt_ros.core.errors import CheckpointError, InvalidInputError
 from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.data.samples import ShardIndex, describe
@@ -34,6 +31,7 @@ from fpt_ros.train.control import Clock, Decision, stop_request
 from fpt_ros.train.loss import Objective
 from fpt_ros.train.optimize import build_optimizer, ema_update, learning_rate_factor
 from fpt_ros.train.report import Reporter
+from fpt_ros.train.start import attention_kernel, choose_device, initial_model, wants_bf16
 from fpt_ros.train.state import (
     BEST_FILE,
     LAST_FILE,
@@ -49,7 +47,6 @@ from fpt_ros.train.validate import ValidationSet, validate
 log = logging.getLogger(__name__)
 
 _UNBOUNDED_STEPS = 2**31
-_PRESETS = {"small": FPT_SMALL, "base": FPT_BASE}
 
 
 class Trainer:
@@ -64,7 +61,7 @@ class Trainer:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.device = choose_device(config.device)
-        self.autocast = _wants_bf16(config.precision, self.device)
+        self.autocast = wants_bf16(config.precision, self.device)
 
         # Before anything in it is read, which another process might go on to replace.
         if self.rank == 0 and (config.out.is_dir() or not config.resume):
@@ -91,7 +88,7 @@ class Trainer:
         self.data_sha256 = "+".join(source.sha256() for source in sources)
 
         torch.manual_seed(config.seed)
-        model, self.init = _initial_model(config)
+        model, self.init = initial_model(config)
         self.model = model.to(self.device)
         self.objective = Objective(self.model, config.part_weight).to(self.device)
         self.ema = AveragedModel(self.model, multi_avg_fn=ema_update(config.ema))
@@ -144,7 +141,7 @@ class Trainer:
         )
         clock = Clock(self.elapsed_s)
         bar = self.reporter.progress_bar(self.step) if self.reporter else contextlib.nullcontext()
-        with stop_request() as stop_requested, bar, _attention_kernel(self.device):
+        with stop_request() as stop_requested, bar, attention_kernel(self.device):
             for batch in loader:
                 self.elapsed_s = clock.now()
                 decision = Decision(
@@ -183,7 +180,7 @@ class Trainer:
         """
         loaders = self.config.workers
         durations_s = []
-        with _attention_kernel(self.device):
+        with attention_kernel(self.device):
             for step in range(self.step, self.step + n_steps):
                 begun_s = time.monotonic()
                 batch = self.batches[step]
@@ -372,64 +369,3 @@ class Trainer:
             raise CheckpointError(
                 f"{self.config.out / STATE_FILE} does not fit: {error!r}"
             ) from error
-
-
-def _initial_model(config: TrainConfig) -> tuple[FlowPokeModel, dict[str, Any] | None]:
-    """The model, and if its weights are from a file, which one and how that was trained."""
-    if config.model in _PRESETS:
-        shape = _PRESETS[config.model]
-    else:
-        path = Path(config.model)
-        if not path.is_file():
-            raise InvalidInputError(
-                f"--model {config.model} is neither one of {sorted(_PRESETS)} nor a JSON file"
-            )
-        shape = ModelConfig.from_json(path.read_text())
-    if config.init is None:
-        return FlowPokeModel(shape), None
-    checkpoint = load_checkpoint(config.init)
-    # Of weights that were calibrated, the file's factor holds on. What deviations are at least is
-    # what --model says: it fits any weights.
-    saved = checkpoint.config.head
-    shape = dataclasses.replace(
-        shape, head=dataclasses.replace(shape.head, std_factor=saved.std_factor)
-    )
-    as_saved = dataclasses.replace(
-        shape, head=dataclasses.replace(shape.head, min_std=saved.min_std)
-    )
-    if checkpoint.config != as_saved:
-        raise InvalidInputError(
-            f"{config.init} holds another network than --model {config.model}; "
-            "write its configuration into a JSON file and pass that as --model"
-        )
-    model = dataclasses.replace(checkpoint, config=shape).build_model()
-    return model, {"sha256": checkpoint.sha256, "training": checkpoint.training}
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; `auto`: this process's GPU if there is one.
-
-    Raises InvalidInputError if there is no such device.
-    """
-    if name == "auto":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # the latter: PyTorch without CUDA
-        reason = str(error).partition("\n")[0]
-        raise InvalidInputError(f"device {name!r} cannot be used: {reason}") from error
-
-
-def _wants_bf16(precision: str, device: torch.device) -> bool:
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-
-
-def _attention_kernel(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """On CPUs the backward pass of fused attention costs more than plain matrix products."""
-    if device.type == "cpu":
-        return sdpa_kernel(SDPBackend.MATH)
-    return contextlib.nullcontext()

@@ -1,0 +1,85 @@
+"""What a training run starts from: weights, a device, and how to compute on it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from fpt_ros.core.checkpoint import load_checkpoint
+from fpt_ros.core.config import FPT_BASE, FPT_SMALL, ModelConfig
+from fpt_ros.core.errors import InvalidInputError
+from fpt_ros.core.model import FlowPokeModel
+from fpt_ros.train.config import TrainConfig
+
+_PRESETS = {"small": FPT_SMALL, "base": FPT_BASE}
+
+
+def initial_model(config: TrainConfig) -> tuple[FlowPokeModel, dict[str, Any] | None]:
+    """The model, and if its weights are from a file, which one and how that was trained.
+
+    Raises InvalidInputError or CheckpointError if there is no such network, or no such weights.
+    """
+    if config.model in _PRESETS:
+        shape = _PRESETS[config.model]
+    else:
+        path = Path(config.model)
+        if not path.is_file():
+            raise InvalidInputError(
+                f"--model {config.model} is neither one of {sorted(_PRESETS)} nor a JSON file"
+            )
+        shape = ModelConfig.from_json(path.read_text())
+    if config.init is None:
+        return FlowPokeModel(shape), None
+    checkpoint = load_checkpoint(config.init)
+    # Of weights that were calibrated, the file's factor holds on. What deviations are at least is
+    # what --model says: it fits any weights.
+    saved = checkpoint.config.head
+    shape = dataclasses.replace(
+        shape, head=dataclasses.replace(shape.head, std_factor=saved.std_factor)
+    )
+    as_saved = dataclasses.replace(
+        shape, head=dataclasses.replace(shape.head, min_std=saved.min_std)
+    )
+    if checkpoint.config != as_saved:
+        raise InvalidInputError(
+            f"{config.init} holds another network than --model {config.model}; "
+            "write its configuration into a JSON file and pass that as --model"
+        )
+    model = dataclasses.replace(checkpoint, config=shape).build_model()
+    return model, {"sha256": checkpoint.sha256, "training": checkpoint.training}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; `auto`: this process's GPU if there is one.
+
+    Raises InvalidInputError if there is no such device.
+    """
+    if name == "auto":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # the latter: PyTorch without CUDA
+        reason = str(error).partition("\n")[0]
+        raise InvalidInputError(f"device {name!r} cannot be used: {reason}") from error
+
+
+def wants_bf16(precision: str, device: torch.device) -> bool:
+    """Tell whether to compute in bf16; with `auto`, where it is fast."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def attention_kernel(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """On CPUs the backward pass of fused attention costs more than plain matrix products."""
+    if device.type == "cpu":
+        return sdpa_kernel(SDPBackend.MATH)
+    return contextlib.nullcontext()
