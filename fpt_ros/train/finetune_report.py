@@ -31,7 +31,7 @@ MEASURES = {
     "epe_all_px": "EPE all, px",
     "nll": "NLL, nats",
     "nll_moving": "NLL moving, nats",
-    "iou_kl": "IoU by KL",
+    "iou_mask": "IoU of the mask",
     "iou_flow": "IoU by flow",
     "coverage_90": "coverage of 90 % region",
     "coverage_90_moving": "coverage of 90 %, moving",
