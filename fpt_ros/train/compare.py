@@ -14,7 +14,15 @@ from fpt_ros.data.samples import ShardIndex
 from fpt_ros.evaluate.baselines import BASELINES
 from fpt_ros.evaluate.metrics import mean_with_interval
 from fpt_ros.evaluate.runner import MODEL, EvaluationSettings, TestSample, evaluate, load_samples
-from fpt_ros.train.gate import COVERAGES, ERRORS, LIMITED, POKES, Comparison, Interval
+from fpt_ros.train.gate import (
+    COVERAGES,
+    ERRORS,
+    LIMITED,
+    POKES,
+    Change,
+    Comparison,
+    Interval,
+)
 
 BEFORE, AFTER = "before", "after"
 _POINTS_PER_SIDE = 32
@@ -71,10 +79,13 @@ def compared(records: list[Record]) -> Comparison:
     before, after, changes = {}, {}, {}
     for pokes in POKES:
         for measure in {**ERRORS, **COVERAGES, **LIMITED}:
-            sides, _ = _pairs(records, pokes, measure)
+            sides, scenes = _pairs(records, pokes, measure)
             if len(sides):
                 before[pokes, measure], after[pokes, measure] = map(float, sides.mean(axis=0))
-                changes[pokes, measure] = paired_change(records, pokes, measure)
+                each = sides[:, 1] - sides[:, 0]
+                of_blocks = (float(each[scenes == scene].mean()) for scene in np.unique(scenes))
+                interval = paired_change(records, pokes, measure)
+                changes[pokes, measure] = Change(interval, tuple(of_blocks))
     return Comparison(before, after, changes)
 
 

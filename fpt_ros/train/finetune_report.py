@@ -19,7 +19,7 @@ from fpt_ros.data.samples import cell_centres
 from fpt_ros.evaluate.metrics import FEWEST_TO_RESAMPLE
 from fpt_ros.evaluate.report import cell, defined, summarise
 from fpt_ros.train.compare import AFTER, BEFORE, Record, TestSet, paired_change
-from fpt_ros.train.gate import MAX_COVERAGE_LOSS, POKES, Verdict
+from fpt_ros.train.gate import FEWEST_BLOCKS, MAX_COVERAGE_LOSS, POKES, Verdict
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -58,14 +58,15 @@ def save(
     parts += [f"* {name}: {value}" for name, value in facts.items()]
     parts.append(
         "* to be promoted, error over moving points and NLL must fall at one and at five pokes, "
-        "with intervals of the change that do not reach zero; the share of all and of moving "
+        "with intervals of the change that do not reach zero (of fewer than "
+        f"{FEWEST_BLOCKS} scenes or blocks, in each of them); the share of all and of moving "
         f"points in their 90 % regions may be {100 * MAX_COVERAGE_LOSS:.0f} points farther from "
         "90 % than before; the error on the synthetic test may rise by the percentage allowed"
     )
     parts.append(
         "* means with 95 % intervals over scenes or, in recordings, blocks of time (bootstrap; of "
         f"fewer than {FEWEST_TO_RESAMPLE}, jackknife and Student's t); of one block there is no "
-        "interval, and the mean alone counts; px of a 448 px picture; "
+        "interval; px of a 448 px picture; "
         "moving: truth above 1 % of the side; first poke: the largest flow, the others random; IoU "
         "over samples with a static camera; change: mean of the differences of pairs"
     )

@@ -28,7 +28,7 @@ from fpt_ros.train.config import SelectionConfig, TrainConfig, check_resumable
 from fpt_ros.train.finetune import FineTuning
 from fpt_ros.train.finetune_config import FineTuneConfig
 from fpt_ros.train.finetune_report import save as save_report
-from fpt_ros.train.gate import Comparison, Verdict, judge
+from fpt_ros.train.gate import Change, Comparison, Verdict, judge
 from fpt_ros.train.loop import Trainer
 from fpt_ros.train.optimize import learning_rate_factor
 from fpt_ros.train.rehearsal import elsewhere
@@ -198,7 +198,13 @@ def side(epe_px=10.0, nll=-6.0, coverage=0.9, all_px=5.0):
 
 
 BETTER = Comparison(side(), side(7.0, -6.5))
-CHANCE = {(1, "nll"): (-0.5, -0.9, -0.1), (5, "nll"): (-0.5, -1.1, 0.1)}
+MANY = 8 * (-0.5,)
+CHANCE = {
+    (1, "nll"): Change((-0.5, -0.9, -0.1), MANY),
+    (5, "nll"): Change((-0.5, -1.1, 0.1), MANY),
+}
+ALL_OF_FEW = {(1, "nll"): Change((-0.5, -6.9, 5.9), (-0.9, -0.1))}
+NOT_ALL_OF_FEW = {(5, "nll"): Change((-0.5, -0.9, -0.1), (-0.9, -0.8, 0.2))}
 MOVING = "coverage_90_moving"
 WORSE_OF_MOVING = Comparison(
     side() | {(1, MOVING): 0.8, (5, MOVING): 0.8},
@@ -230,6 +236,12 @@ def test_better_and_little_forgotten_is_promoted():
         (BETTER, Comparison(side(), side(all_px=6.0)), "error over all points .* rose by 20.0 %"),
         (BETTER, None, "not known without synthetic data"),
         (dataclasses.replace(BETTER, changes=CHANCE), SAME, "NLL .* fell at 5 pokes .* by no more"),
+        (dataclasses.replace(BETTER, changes=ALL_OF_FEW), SAME, ""),
+        (
+            dataclasses.replace(BETTER, changes=NOT_ALL_OF_FEW),
+            SAME,
+            "5 pokes .* not in every block",
+        ),
         (WORSE_OF_MOVING, SAME, "cover 70 % of moving points at one poke, before 80 %"),
         (Comparison(side(), side(7.0, float("-inf"))), SAME, "NLL .* is no number"),
     ],
@@ -270,6 +282,7 @@ def rows_of(measure, pairs, scenes=None):
 
 def test_changes_are_of_pairs():
     rows = rows_of("nll", {"a": (1.0, 0.0), "b": (5.0, 3.0), "c": (9.0, 6.0)})
+    assert compared(rows).changes[1, "nll"].of_blocks == (-1.0, -2.0, -3.0)
     mean, lower, upper = paired_change(rows, 1, "nll")
     reach = stats.t(2).ppf(0.975) * math.sqrt(1 / 3)
     assert (mean, lower, upper) == pytest.approx((-2.0, -2.0 - reach, -2.0 + reach))
@@ -281,7 +294,7 @@ def test_failing_on_the_hard_samples_is_not_better(failure):
     pairs = {"easy": (10.0, 9.0), "hard": (50.0, failure)}
     comparison = compared(rows_of("epe_moving_px", pairs))
     assert not judge(comparison, SAME, 5.0, unseen=True).promoted
-    assert math.isnan(comparison.changes[1, "epe_moving_px"][0])
+    assert math.isnan(comparison.changes[1, "epe_moving_px"].interval[0])
 
 
 def test_samples_without_a_measure_say_nothing_about_it():
