@@ -33,7 +33,7 @@ MODEL_ONLY = {
     "iou_kl": "IoU by KL",
     "iou_kl_half": "IoU, threshold halved",
     "iou_kl_double": "IoU, threshold doubled",
-    "iou_mask": "IoU of the mask: influenced, and likely to move",
+    "iou_mask": "IoU of the mask",
     "nll": "NLL, nats",
     "nll_moving": "NLL moving, nats",
     "std_error_correlation": "corr. deviation and error (mean)",
@@ -165,7 +165,7 @@ def _camera_table(at_one: list[Record]) -> str:
 
 def _family_table(at_one: list[Record]) -> str:
     """The model beside the best baseline of each family."""
-    measures = ("epe_moving_px", "epe_all_px", "iou_kl")
+    measures = ("epe_moving_px", "epe_all_px", "iou_mask")
     rows = []
     for family in sorted({record["family"] for record in at_one}):
         own = summarise([r for r in at_one if r["family"] == family], measures)
@@ -173,7 +173,8 @@ def _family_table(at_one: list[Record]) -> str:
         best = min((own[1, method, "epe_moving_px"] for method in baselines), default=None)
         cells = [own.get((1, MODEL, measure)) for measure in measures]
         rows.append([family, *map(cell, cells), cell(best)])
-    header = ["family", "EPE moving, px", "EPE all, px", "IoU by KL", "best baseline, EPE moving"]
+    header = ["family", "EPE moving, px", "EPE all, px", "IoU of the mask",
+              "best baseline, EPE moving"]  # fmt: skip
     return _table(header, rows)
 
 
