@@ -166,12 +166,11 @@ class HeadConfig:
     min_std: float = MIN_HEAD_STD  # about the least deviation on a Cholesky axis, unit square
     poke_relative: bool = False  # means are a turned and scaled copy of a poke's flow + an offset
     stays: bool = False  # the first component is pinned: mean 0, deviation about min_std
-    std_factor: float = 1.0  # of what deviations have above (about) min_std: calibration
 
     def __post_init__(self) -> None:
         """Validate; raises InvalidInputError."""
         _check_sizes(self, n_components=64)
-        _check_positive(self, "flow_scale", "min_std", "std_factor")
+        _check_positive(self, "flow_scale", "min_std")
         least = self.min_std * self.flow_scale
         if least < MIN_HEAD_STD or (self.stays and least <= MIN_HEAD_STD):
             raise InvalidInputError(
@@ -244,5 +243,5 @@ FPT_BASE = ModelConfig()
 FPT_SMALL = ModelConfig(
     PyramidEncoderConfig(),
     TransformerConfig(width=160, depth=4, d_head=32, ff_expand=2, project_cross=True),
-    HeadConfig(n_components=4, flow_scale=10.0, min_std=6e-3, poke_relative=True, stays=True),
+    HeadConfig(n_components=4, flow_scale=10.0, min_std=2e-3, poke_relative=True, stays=True),
 )

@@ -345,7 +345,7 @@ def displacement_mixture(
     """Distributions of the displacement, in units of the unit square, from raw [..., 6K]."""
     inner = GaussianMixture.from_head(raw, head.n_components, dtype)
     floor = head.min_std - MIN_HEAD_STD / head.flow_scale
-    if head.flow_scale == head.std_factor == 1 and floor == 0 and not head.stays:
+    if head.flow_scale == 1 and floor == 0 and not head.stays:
         return inner
     eye = torch.eye(2, dtype=dtype, device=raw.device)
     moves = torch.ones(head.n_components, 1, dtype=dtype, device=raw.device)
@@ -353,7 +353,7 @@ def displacement_mixture(
     return GaussianMixture(
         inner.log_weights,
         inner.means * moves / head.flow_scale,
-        head.std_factor * inner.scale_tril * moves[..., None] / head.flow_scale + floor * eye,
+        inner.scale_tril * moves[..., None] / head.flow_scale + floor * eye,
     )
 
 

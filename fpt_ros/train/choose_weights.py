@@ -1,10 +1,4 @@
-"""Which weights a fine-tuning ends with: averaged with the base, then calibrated.
-
-Averaging is in `blend`. How sure weights are is off where they were trained for minutes, so a
-factor on their deviations follows (`HeadConfig.std_factor`), found like the temperature of
-classifiers (Guo et al., On calibration of modern neural networks, 2017): it leaves the means of the
-components as they are. Both are chosen on validation data.
-"""
+"""Which weights a fine-tuning ends with: averaged with the base, as validation likes best."""
 
 from __future__ import annotations
 
@@ -27,18 +21,10 @@ from fpt_ros.train.validate import ValidationSet, errors_px, validate
 
 log = logging.getLogger(__name__)
 
-STD_FACTORS = (0.85, 1.0, 1.2)
-"""Values of `HeadConfig.std_factor` that are tried, and the base's own. They are no multiples of
-the base's: from one fine-tuning to the next those would drift away. No farther from 1: likelihood
-hardly tells 0.7 from 0.85, but in other scenes the 90 % regions of moving points then cover 8 to 9
-points less than the base's, and 5 to 6 less with 0.85."""
-
-_CALIBRATION_VIEWS = 64  # synthetic ones, at most
-
 
 @dataclass(frozen=True)
 class Chosen:
-    """What is kept: weights, and with which factor on deviations, is in the model."""
+    """What is kept."""
 
     model: FlowPokeModel
     share: float  # of the tuned weights in the average
@@ -55,27 +41,17 @@ def choose_weights(
 ) -> Chosen:
     """Choose the share by the NLL on `own` among those that forget little on `synthetic`.
 
-    What is forgotten is looked at with as many pokes as by the gate. The factor on deviations is
-    chosen by the NLL on both together. NLL is the sum of that over all and that over moving points,
-    at one poke. `advance` is told the share of the work that is done.
+    What is forgotten is looked at with as many pokes as by the gate. NLL is the sum of that over
+    all and that over moving points, at one poke. `advance` is told the share of the work that is
+    done.
     """
-    head = base.config.head
 
-    def model_of(state: blend.State, std_factor: float) -> FlowPokeModel:
-        config = dataclasses.replace(
-            base.config, head=dataclasses.replace(head, std_factor=std_factor)
-        )
-        built = dataclasses.replace(base, config=config, state_dict=state).build_model()
-        return built.to(device)
-
-    def nll(model: FlowPokeModel, views: ValidationSet) -> float:
-        found = validate(model, views, device)
-        # In a few of the synthetic views, perhaps nothing moves.
-        return found["nll/one_poke"] + found.get("nll/one_poke_moving", 0.0)
+    def model_of(state: blend.State) -> FlowPokeModel:
+        return dataclasses.replace(base, state_dict=state).build_model().to(device)
 
     def trial(share: float, state: blend.State) -> blend.Trial:
-        advance(0.8 * share)
-        model = model_of(state, head.std_factor)
+        advance(share)
+        model = model_of(state)
         of_scenes = None
         if synthetic is not None:
             rows = errors_px(model, synthetic, device, POKES)
@@ -84,21 +60,12 @@ def choose_weights(
                 for n_pokes in POKES
                 for points in ("moving", "all")
             )
-        return blend.Trial(share, nll(model, own), of_scenes)
+        found = validate(model, own, device)
+        return blend.Trial(share, found["nll/one_poke"] + found["nll/one_poke_moving"], of_scenes)
 
     tuned = load_checkpoint(tuned_path).state_dict
     best, state = blend.best(base.state_dict, tuned, trial, forget_percent)
-
-    some = synthetic and synthetic.every(math.ceil(len(synthetic) / _CALIBRATION_VIEWS))
-    nlls: dict[float, float] = {}
-    for n, factor in enumerate(dict.fromkeys((head.std_factor, *STD_FACTORS))):
-        advance(0.8 + 0.05 * n)
-        model = model_of(state, factor)
-        nlls[factor] = nll(model, own) + (nll(model, some) if some else 0.0)
-    chosen = min(nlls, key=lambda factor: blend.or_infinite(nlls[factor]))
-    listed = ", ".join(f"{factor:g}: {nlls[factor]:.3f}" for factor in sorted(nlls))
-    log.info("NLL by the factor on deviations: %s; %g chosen", listed, chosen)
-    return Chosen(model_of(state, chosen), best.share)
+    return Chosen(model_of(state), best.share)
 
 
 def _by_scene(

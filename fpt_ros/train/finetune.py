@@ -436,9 +436,8 @@ class FineTuning:
             if synthetic and n_rehearsed
             else "none",
             "forgetting": _forgetting(elsewhere),
-            "weights": f"{chosen.share:.0%} tuned, {1 - chosen.share:.0%} base, and what "
-            f"deviations have above the least times {chosen.model.config.head.std_factor:g} (base: "
-            f"{self.base.config.head.std_factor:g}), both chosen on validation",
+            "weights": f"{chosen.share:.0%} tuned, {1 - chosen.share:.0%} base, chosen on "
+            "validation",
             "horizon": f"{trainer.horizon_s:g} s",
         }
 

@@ -37,15 +37,9 @@ def initial_model(config: TrainConfig) -> tuple[FlowPokeModel, dict[str, Any] | 
     if config.init is None:
         return FlowPokeModel(shape), None
     checkpoint = load_checkpoint(config.init)
-    # Of weights that were calibrated, the file's factor holds on. What deviations are at least is
-    # what --model says: it fits any weights.
-    saved = checkpoint.config.head
-    shape = dataclasses.replace(
-        shape, head=dataclasses.replace(shape.head, std_factor=saved.std_factor)
-    )
-    as_saved = dataclasses.replace(
-        shape, head=dataclasses.replace(shape.head, min_std=saved.min_std)
-    )
+    # What deviations are at least is what --model says: it fits any weights.
+    least = checkpoint.config.head.min_std
+    as_saved = dataclasses.replace(shape, head=dataclasses.replace(shape.head, min_std=least))
     if checkpoint.config != as_saved:
         raise InvalidInputError(
             f"{config.init} holds another network than --model {config.model}; "

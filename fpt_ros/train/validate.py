@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -101,18 +101,6 @@ class ValidationSet:
             torch.from_numpy(np.stack(valids)),
             torch.tensor(statics),
             np.unique(scenes, return_inverse=True)[1],
-        )
-
-    def every(self, step: int) -> ValidationSet:
-        """One in `step` of the views."""
-        rows = slice(None, None, step)
-        return replace(
-            self,
-            image=self.image[rows],
-            flow=self.flow[rows],
-            valid=self.valid[rows],
-            camera_static=self.camera_static[rows],
-            scene=self.scene[rows],
         )
 
     def __len__(self) -> int:

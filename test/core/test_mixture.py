@@ -1,6 +1,5 @@
 """Mixtures against torch.distributions, closed forms, numerical integration and Monte Carlo."""
 
-import dataclasses
 import math
 from pathlib import Path
 
@@ -13,9 +12,8 @@ from scipy.special import ndtri
 from scipy.stats import multivariate_normal, ncx2
 from torch import distributions as D
 
-from fpt_ros.core.config import MIN_HEAD_STD, HeadConfig
 from fpt_ros.core.errors import InvalidInputError
-from fpt_ros.core.mixture import GaussianMixture, displacement_mixture
+from fpt_ros.core.mixture import GaussianMixture
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden_fpt.npz"
 SEEDS = st.integers(0, 2**32 - 1)
@@ -619,24 +617,3 @@ def test_highest_density_mass_of_own_samples_is_uniform():
     mass = mixture[(None,)].highest_density_mass(x, 500, generator)
     for level in (0.1, 0.5, 0.9):
         assert (mass <= level).double().mean().item() == pytest.approx(level, abs=0.035)
-
-
-@pytest.mark.parametrize("stays", [False, True])
-def test_std_factor_scales_what_is_above_the_least_deviation(stays):
-    head = HeadConfig(n_components=3, flow_scale=10.0, min_std=0.006, stays=stays)
-    raw = torch.randn(50, 18, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    plain = displacement_mixture(raw, head)
-    wide = displacement_mixture(raw, dataclasses.replace(head, std_factor=1.4))
-    least = (0.006 - MIN_HEAD_STD / 10) * torch.eye(2, dtype=torch.float64)
-    torch.testing.assert_close(wide.scale_tril - least, 1.4 * (plain.scale_tril - least))
-    if stays:
-        torch.testing.assert_close(wide.scale_tril[:, 0], least.expand(50, 2, 2))
-    torch.testing.assert_close(wide.means, plain.means)
-    torch.testing.assert_close(wide.log_weights, plain.log_weights)
-
-
-def test_std_factor_of_the_published_head():
-    raw = torch.randn(50, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    plain = displacement_mixture(raw, HeadConfig())
-    narrow = displacement_mixture(raw, HeadConfig(std_factor=0.7))
-    torch.testing.assert_close(narrow.covariances, 0.49 * plain.covariances)

@@ -109,15 +109,6 @@ def test_learns_and_leaves_a_usable_checkpoint(config):
     assert known == {"sha256": checkpoint.sha256, "training": checkpoint.training}
 
 
-def test_weights_that_were_calibrated_are_a_start_too(config):
-    factor = dataclasses.replace(TINY, head=dataclasses.replace(TINY.head, std_factor=0.7))
-    start = config.out.with_name("calibrated.safetensors")
-    save_checkpoint(start, FlowPokeModel(factor))
-    Trainer(dataclasses.replace(config, init=start, steps=1)).run()
-    assert load_checkpoint(config.out / "last.safetensors").config == factor
-    Trainer(dataclasses.replace(config, init=start, steps=1, resume=True))
-
-
 def test_weights_whose_deviations_were_at_least_something_else_are_a_start_too(config):
     wide = dataclasses.replace(TINY, head=dataclasses.replace(TINY.head, min_std=0.03))
     start = config.out.with_name("wide.safetensors")
@@ -129,7 +120,7 @@ def test_weights_whose_deviations_were_at_least_something_else_are_a_start_too(c
 def test_a_run_from_before_a_setting_of_the_network_existed_goes_on(finished, straight, tmp_path):
     resumed = dataclasses.replace(finished, out=tmp_path / "run", resume=True)
     known = json.loads(straight["model_config"])
-    del known["head"]["std_factor"]
+    del known["head"]["stays"]
     resumed.out.mkdir()
     save_state(resumed.out, {**straight, "model_config": json.dumps(known)})
     assert Trainer(resumed).step == straight["step"]
