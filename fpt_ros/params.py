@@ -91,13 +91,13 @@ class Settings:
         live=True,
     )
     moving_part_threshold_nats: float = _parameter(
-        0.5,  # as core.parts.DEFAULT_THRESHOLD_NATS
+        0.5,  # as core.parts.PartCriterion
         "The plan changes the distribution of a point of the moving part by more (KL).",
         limits=(0.0, 1000.0),
         live=True,
     )
     moving_part_probability: float = _parameter(
-        0.4,  # as core.parts.DEFAULT_LEAST_PROBABILITY
+        0.4,  # as core.parts.PartCriterion
         "A point of the moving part moves by 1 % of the side of what the model sees at least this "
         "likely.",
         limits=(0.0, 1.0),
