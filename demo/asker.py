@@ -84,6 +84,7 @@ class Asker:
         """Tell whether the node runs a model and hears our questions."""
         return (
             self.model is not None
+            and self.model.model_id != ""
             and self._pokes.get_subscription_count() > 0
             and self._what_ifs.get_subscription_count() > 0
             and self._service.service_is_ready()

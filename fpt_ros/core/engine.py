@@ -182,7 +182,9 @@ class TorchEngine(Engine):
 def exact_convolutions() -> Iterator[None]:
     """Compute convolutions in float32 on a GPU, too: PyTorch lets cuDNN round to TF32 by default.
 
-    Matrix products are in float32 by default. The setting is the process's, not the thread's.
+    Matrix products are in float32 by default. The setting is the process's, not the thread's: two
+    threads that compute at once may leave each other the other setting, and while it holds,
+    `torch.backends.cudnn.allow_tf32` cannot be read.
     """
     cudnn = torch.backends.cudnn
     # Before PyTorch 2.9 there is one switch for all of cuDNN, and afterwards it is deprecated.

@@ -7,9 +7,11 @@ itself. On validation scenes masks that ask for both overlap more with what move
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from .errors import InvalidInputError
 from .geometry import CropTransform
@@ -18,6 +20,8 @@ from .mixture import GaussianMixture
 MOVING = 0.01
 """A point moves when it is displaced by more than this share of the side of what the model sees.
 The rule by which a camera is called static, too."""
+
+_POINTS_AT_ONCE = 4096  # probabilities are integrals, which take some 10 kB a point
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,14 @@ def motion_probability(mixture: GaussianMixture, transform: CropTransform) -> np
 
     `mixture` is in px of the source image, of which `transform` says what the model sees.
     """
-    probability = mixture.prob_longer_than(MOVING * transform.roi[2])
+    n_rows, *others = mixture.batch_shape
+    step = max(1, _POINTS_AT_ONCE // math.prod(others))
+    probability = torch.cat(
+        [
+            mixture[low : low + step].prob_longer_than(MOVING * transform.roi[2])
+            for low in range(0, n_rows, step)
+        ]
+    )
     return probability.detach().float().cpu().numpy()
 
 

@@ -295,7 +295,7 @@ class FineTuneNode(Node):
         try:
             if not await self._until(client.service_is_ready, _DISCOVERY_S):
                 return f"better than the base, but there is no service {client.srv_name}"
-            if not await self._until(lambda: infos, _DISCOVERY_S):
+            if not await self._until(lambda: infos and infos[-1].model_id, _DISCOVERY_S):
                 return f"better than the base, but {subscription.topic_name} says of no model"
             served = infos[-1].weights_sha256
             if served != base_sha256:  # it may be better than both

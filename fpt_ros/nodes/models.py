@@ -263,7 +263,9 @@ class Models:
 
         def announce(done: futures.Future[PredictorPipeline]) -> None:
             try:
-                self._announce(done.result())
+                pipeline = done.result()
+                if generation == self._generation:  # else the node was cleaned up meanwhile
+                    self._announce(pipeline)
             except futures.CancelledError:
                 pass
             except Exception as error:

@@ -165,9 +165,10 @@ class PredictorPipeline:
         if refined:
             mask, score_map = refined.parts
         else:
-            probability = motion_probability(motion.on_device, transform).reshape(n, n)
-            mask = moving_part_mask(score, probability, transform, criterion)
             score_map = transform.paste(score, math.nan)
+            if wanted & {MASK, OVERLAY}:
+                probability = motion_probability(motion.on_device, transform).reshape(n, n)
+                mask = moving_part_mask(score, probability, transform, criterion)
         if MASK in wanted:
             outputs[MASK] = convert.map_to_msg(mask, header)
         if SCORE in wanted:

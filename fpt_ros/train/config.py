@@ -45,8 +45,8 @@ class SelectionConfig:
     many_every: int = 8
     """Every so many steps the batch is such a one; 0: never."""
     min_motion: float = 0.005
-    """Displacement, in unit-square units, from which a point counts as moving. Less than the
-    `samples.MOVING` of evaluation: what moves a little, near a hinge say, is to be learned too."""
+    """Displacement, in unit-square units, from which a point counts as moving. Less than
+    `core.parts.MOVING`, for what moves a little, near a hinge say, is to be learned too."""
     first_poke_moves: float = 0.85
     """Share of sequences whose first poke lies where something moves, long motions preferred."""
     other_pokes_move: float = 0.4

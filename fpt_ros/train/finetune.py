@@ -38,7 +38,7 @@ from fpt_ros.train.loop import Trainer
 from fpt_ros.train.progress import Listener, Tracker
 from fpt_ros.train.report import Reporter
 from fpt_ros.train.start import choose_device
-from fpt_ros.train.state import BEST_FILE, STATE_FILE, hold
+from fpt_ros.train.state import BEST_FILE, STATE_FILE, TrainingError, hold
 from fpt_ros.train.telling import TellingReporter
 from fpt_ros.train.validate import ValidationSet
 from fpt_ros.weights import default_checkpoint
@@ -360,9 +360,15 @@ class FineTuning:
                 trainer.config.val_grid,
                 self.base.config.encoder.input_px,
             )
+        best = trainer.config.out / BEST_FILE
+        if not best.exists():
+            raise TrainingError(
+                "no validation of the training was a number, so that there are no best weights: "
+                "look at its log for samples that cannot be validated on, or lower --learning-rate"
+            )
         return choose_weights(
             self.base,
-            trainer.config.out / BEST_FILE,
+            best,
             trainer.val,
             other,
             self.config.forget_percent,

@@ -188,7 +188,7 @@ def measure(
 ) -> list[dict[str, float]]:
     """Measures of each view. Under torch.distributed every process takes a share.
 
-    Errors are in pixels of a 448 px image; moving is what moves by more than `samples.MOVING`.
+    Errors are in pixels of a 448 px image; moving is what moves by more than `parts.MOVING`.
     `iou_kl/T` is the moving-part IoU when the divergence of the answer with the poke from the
     answer without it is cut at T nats, for views whose camera stands still: otherwise the whole
     picture moves. What is not defined for a view is not there; NaN is an answer that is no number.
@@ -244,6 +244,7 @@ def _measure(
             row["std_error_correlation"] = torch.corrcoef(std_and_error)[0, 1]
         for threshold in KL_THRESHOLDS_NATS if camera_static[i] else ():
             found = (score[i] > threshold) & known
-            row[f"iou_kl/{threshold:g}"] = (found & on).sum() / (found | on).sum()
+            if (found | on).any():
+                row[f"iou_kl/{threshold:g}"] = (found & on).sum() / (found | on).sum()
         rows.append({name: float(value) for name, value in row.items()})
     return rows

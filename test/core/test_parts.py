@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fpt_ros.core import parts
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.geometry import CropTransform
 from fpt_ros.core.mixture import GaussianMixture
@@ -58,6 +59,17 @@ def test_probability_of_moving_by_one_percent_of_the_side():
     # Of a round distribution around 0: exp(-r^2 / 2 sigma^2), Rayleigh.
     assert probability[0] == pytest.approx(math.exp(-2), rel=1e-5)
     assert probability[1] > 0.99
+
+
+@pytest.mark.parametrize("n_candidates", [None, 3])
+def test_probability_is_the_same_in_slices(monkeypatch, n_candidates):
+    transform = CropTransform(140, 100, 32)
+    shape = (7, 2) if n_candidates is None else (n_candidates, 7, 2)
+    mixture = gaussians(np.random.default_rng(0).normal(size=shape).tolist(), deviation=0.7)
+    whole = motion_probability(mixture, transform)
+    monkeypatch.setattr(parts, "_POINTS_AT_ONCE", 3)
+    np.testing.assert_array_equal(motion_probability(mixture, transform), whole)
+    assert whole.shape == shape[:-1]
 
 
 CERTAIN = np.ones((4, 4), np.float32)
