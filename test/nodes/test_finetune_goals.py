@@ -220,7 +220,7 @@ def test_a_goal_that_is_cancelled_before_it_is_served_starts_nothing(desk, monke
 
 def test_a_goal_that_is_cancelled_when_all_is_done_gives_what_there_is_and_loads_nothing(desk):
     desk.offer_loading()
-    desk.model_info.publish(ModelInfo(weights_sha256=BASE_SHA256))
+    desk.model_info.publish(ModelInfo(model_id="m", weights_sha256=BASE_SHA256))
     handle = desk.send(promote=True)
     training = desk.training()
     training.stop = lambda: training.on_end({"outcome": OUTCOME})  # it had said so before
@@ -235,7 +235,7 @@ def test_a_goal_that_is_cancelled_when_all_is_done_gives_what_there_is_and_loads
 
 def test_while_the_predictor_changes_over_the_node_is_busy_and_the_goal_cannot_be_cancelled(desk):
     handle = desk.send(promote=True)
-    desk.model_info.publish(ModelInfo(weights_sha256=BASE_SHA256))
+    desk.model_info.publish(ModelInfo(model_id="m", weights_sha256=BASE_SHA256))
     desk.training().on_end({"outcome": OUTCOME})
     desk.ros.until(lambda: desk.node._process is None)
     assert not desk.cancel(handle)
@@ -253,7 +253,7 @@ def test_what_the_predictor_took_over_is_the_next_base_whatever_becomes_of_its_f
     desk, tmp_path
 ):
     promoted = tmp_path / "promoted.safetensors"
-    desk.model_info.publish(ModelInfo(weights_sha256=BASE_SHA256))
+    desk.model_info.publish(ModelInfo(model_id="m", weights_sha256=BASE_SHA256))
     desk.offer_loading()
     for number in range(2):  # the second takes the place of the first
         handle = desk.send(promote=True)
@@ -314,7 +314,7 @@ def test_a_run_goes_on_with_the_base_it_began_with_whatever_is_promoted_since(
 def test_only_the_base_is_replaced(desk, served, reason):
     desk.offer_loading()
     if served is not None:
-        desk.model_info.publish(ModelInfo(weights_sha256=served))
+        desk.model_info.publish(ModelInfo(model_id="m", weights_sha256=served))
     handle = desk.send(promote=True)
     desk.training().on_end({"outcome": OUTCOME})
     status, result = desk.result(handle)
