@@ -162,16 +162,16 @@ class PredictorPipeline:
         if refined is None or POINTS in wanted:
             unpoked = self.predictor.unconditional_grid(n, settings.camera_static, encoded)
             score = influence(motion.on_device, unpoked.on_device).reshape(n, n)
-        if refined:
-            mask, score_map = refined.parts
-        else:
-            score_map = transform.paste(score, math.nan)
-            if wanted & {MASK, OVERLAY}:
+        if wanted & {MASK, OVERLAY}:
+            if refined:
+                mask = refined.parts.mask
+            else:
                 probability = motion_probability(motion.on_device, transform).reshape(n, n)
                 mask = moving_part_mask(score, probability, transform, criterion)
         if MASK in wanted:
             outputs[MASK] = convert.map_to_msg(mask, header)
         if SCORE in wanted:
+            score_map = refined.parts.score if refined else transform.paste(score, math.nan)
             outputs[SCORE] = convert.map_to_msg(score_map, header)
         if OVERLAY in wanted:
             picture = self._overlay(image, question, motion, mask)

@@ -84,8 +84,7 @@ def compared(records: list[Record]) -> Comparison:
                 before[pokes, measure], after[pokes, measure] = map(float, sides.mean(axis=0))
                 each = sides[:, 1] - sides[:, 0]
                 of_blocks = (float(each[scenes == scene].mean()) for scene in np.unique(scenes))
-                interval = paired_change(records, pokes, measure)
-                changes[pokes, measure] = Change(interval, tuple(of_blocks))
+                changes[pokes, measure] = Change(_interval(sides, scenes), tuple(of_blocks))
     return Comparison(before, after, changes)
 
 
@@ -95,7 +94,10 @@ def paired_change(records: list[Record], pokes: int, measure: str) -> Interval:
     NaN if one side is not finite in some sample: weights that fail on the hard samples must not
     look better for it. The bounds are NaN where there is one scene only.
     """
-    sides, scenes = _pairs(records, pokes, measure)
+    return _interval(*_pairs(records, pokes, measure))
+
+
+def _interval(sides: np.ndarray, scenes: np.ndarray) -> Interval:
     if not len(sides) or not np.isfinite(sides).all():
         return math.nan, math.nan, math.nan
     return mean_with_interval(sides[:, 1] - sides[:, 0], scenes)
