@@ -129,6 +129,11 @@ class PyramidEncoderConfig:
         channels = {2: self.width_at_2, 4: self.width_at_4, 8: self.width_at_8, 16: self.width}
         _check_memory(self.input_px, channels)
 
+    @property
+    def side(self) -> int:
+        """Tokens per side of the picture."""
+        return self.input_px // 16
+
 
 @dataclass(frozen=True)
 class TransformerConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -28,6 +29,18 @@ def cell_centres(rows: int, columns: int, like: Tensor) -> Tensor:
     y = (torch.arange(rows, device=like.device, dtype=dtype) + 0.5) / rows
     x = (torch.arange(columns, device=like.device, dtype=dtype) + 0.5) / columns
     return torch.stack([x.repeat(rows), y.repeat_interleave(columns)], dim=-1)
+
+
+def resize_positions(positions: Tensor, side: int) -> Tensor:
+    """Learned position embeddings of a square grid [1, n * n, width], for one of `side` cells."""
+    width = positions.shape[-1]
+    n = math.isqrt(positions.shape[1])
+    if n == side:
+        return positions
+    square = positions.reshape(1, n, n, width).permute(0, 3, 1, 2)
+    square = square.to(torch.promote_types(square.dtype, torch.float32))
+    resized = F.interpolate(square, (side, side), mode="bicubic", antialias=True)
+    return resized.flatten(2).transpose(1, 2).to(positions.dtype)
 
 
 def crop_and_resize(image: Tensor, input_px: int) -> Tensor:
@@ -133,7 +146,6 @@ class _DinoV2(nn.Module):
         super().__init__()
         width, side = config.width, config.position_grid
         self.grid = config.input_px // config.patch_px
-        self.position_grid = side
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + side * side, width))
         self.register_tokens = nn.Parameter(torch.zeros(1, config.registers, width))
@@ -146,18 +158,8 @@ class _DinoV2(nn.Module):
         nn.init.normal_(self.cls_token, std=1e-6)
         nn.init.normal_(self.register_tokens, std=1e-6)
 
-    def _patch_positions(self) -> Tensor:
-        positions = self.pos_embed[:, 1:]
-        if self.grid == self.position_grid:
-            return positions
-        side, width = self.position_grid, positions.shape[-1]
-        square = positions.reshape(1, side, side, width).permute(0, 3, 1, 2)
-        square = square.to(torch.promote_types(square.dtype, torch.float32))
-        resized = F.interpolate(square, (self.grid, self.grid), mode="bicubic", antialias=True)
-        return resized.flatten(2).transpose(1, 2).to(positions.dtype)
-
     def forward(self, image: Tensor) -> Tensor:
-        patches = self.patch_embed(image) + self._patch_positions()
+        patches = self.patch_embed(image) + resize_positions(self.pos_embed[:, 1:], self.grid)
         batch = image.shape[0]
         first = (self.cls_token + self.pos_embed[:, :1]).expand(batch, -1, -1)
         registers = self.register_tokens.expand(batch, -1, -1)
@@ -239,7 +241,7 @@ class PyramidEncoder(nn.Module):
         self.input_px = config.input_px
         self.map_channels = config.width_at_8 + config.width_at_4
         self.token_channels = config.width
-        self.side = config.input_px // 16
+        self.side = config.side
         self.to_2 = _ConvNorm(3, config.width_at_2, stride=2)
         self.to_4 = _ConvNorm(config.width_at_2, config.width_at_4, stride=2)
         self.to_8 = _ConvNorm(config.width_at_4, config.width_at_8, stride=2)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from .errors import InvalidInputError
 from .geometry import CropTransform
@@ -72,7 +73,7 @@ def motion_probability(mixture: GaussianMixture, transform: CropTransform) -> np
     probability = torch.cat(
         [
             mixture[low : low + step].prob_longer_than(MOVING * transform.roi[2])
-            for low in range(0, n_rows, step)
+            for low in range(0, max(1, n_rows), step)
         ]
     )
     return probability.detach().float().cpu().numpy()
@@ -93,3 +94,23 @@ def moving_part_mask(
     """
     influenced = transform.paste(score, fill=0) > criterion.threshold_nats
     return influenced & (transform.paste(probability, fill=np.nan) >= criterion.least_probability)
+
+
+def moving_part_of_grid(
+    score: np.ndarray,
+    mixture: GaussianMixture,
+    transform: CropTransform,
+    criterion: PartCriterion = DEFAULT_CRITERION,
+) -> np.ndarray:
+    """`moving_part_mask` from the `influence` [..., n, n] and the answers of those grid points.
+
+    Probabilities are computed only where interpolation can meet an influence above the threshold.
+    """
+    influenced = torch.from_numpy(score > criterion.threshold_nats).float()
+    near = F.max_pool2d(influenced.reshape(-1, 1, *score.shape[-2:]), 3, stride=1, padding=1) > 0
+    at = near.reshape(mixture.batch_shape)
+    probability = np.zeros(score.shape, np.float32)
+    probability[at.reshape(score.shape).numpy()] = motion_probability(
+        mixture[at.to(mixture.means.device)], transform
+    )
+    return moving_part_mask(score, probability, transform, criterion)

@@ -40,6 +40,7 @@ from .parts import (
     influence,
     motion_probability,
     moving_part_mask,
+    moving_part_of_grid,
 )
 from .pixels import Pixels
 from .refine import refine
@@ -300,11 +301,10 @@ class MotionPredictor:
             mask = moving_part_mask(nothing, nothing, transform, criterion)
             return MovingParts(mask, transform.paste(nothing, fill=np.nan))
         without = self.unconditional_grid(n, camera_static, frame)
-        shape = (*motion.flags.shape[:-1], n, n)
-        score = influence(motion.on_device, without.on_device).reshape(shape)
-        probability = motion_probability(motion.on_device, transform).reshape(shape)
+        score = influence(motion.on_device, without.on_device)
+        score = score.reshape(*score.shape[:-1], n, n)
         return MovingParts(
-            moving_part_mask(score, probability, transform, criterion),
+            moving_part_of_grid(score, motion.on_device, transform, criterion),
             transform.paste(score, fill=np.nan),
         )
 

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.config import ModelConfig
-from ..core.encoder import DinoEncoder, sample_maps
+from ..core.encoder import DinoEncoder, resize_positions, sample_maps
 from ..core.model import FlowPokeModel, PokeContext
 from ..core.transformer import ImageKeys, Layer, PokeKeys, PokeReference, Rotation
 
@@ -189,10 +189,10 @@ def _resized(encoder: DinoEncoder) -> DinoEncoder:
     """
     network = copy.copy(encoder.model)
     with torch.no_grad():
-        positions = torch.cat([network.pos_embed[:, :1], network._patch_positions()], dim=1)
+        first, patches = network.pos_embed.split([1, network.pos_embed.shape[1] - 1], dim=1)
+        positions = torch.cat([first, resize_positions(patches, network.grid)], dim=1)
     parameters = {"pos_embed": nn.Parameter(positions, requires_grad=False)}
     network._parameters = {**network._parameters, **parameters}
-    network.position_grid = network.grid
     result = copy.copy(encoder)
     result._modules = {**encoder._modules, "model": network}
     return result

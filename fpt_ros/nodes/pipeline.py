@@ -16,12 +16,7 @@ from fpt_ros import convert, draw
 from fpt_ros.core.checkpoint import Checkpoint
 from fpt_ros.core.errors import EngineError, FptError, InvalidInputError
 from fpt_ros.core.motion import Motion
-from fpt_ros.core.parts import (
-    PartCriterion,
-    influence,
-    motion_probability,
-    moving_part_mask,
-)
+from fpt_ros.core.parts import PartCriterion, influence, moving_part_of_grid
 from fpt_ros.core.predictor import EncodedFrame, MotionPredictor
 from fpt_ros.engines.choose import Service
 from fpt_ros.images import image_to_pixels, image_to_rgb
@@ -166,8 +161,7 @@ class PredictorPipeline:
             if refined:
                 mask = refined.parts.mask
             else:
-                probability = motion_probability(motion.on_device, transform).reshape(n, n)
-                mask = moving_part_mask(score, probability, transform, criterion)
+                mask = moving_part_of_grid(score, motion.on_device, transform, criterion)
         if MASK in wanted:
             outputs[MASK] = convert.map_to_msg(mask, header)
         if SCORE in wanted:

@@ -12,12 +12,14 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fpt_ros.core.checkpoint import load_checkpoint
-from fpt_ros.core.config import FPT_BASE, FPT_SMALL, ModelConfig
+from fpt_ros.core.config import FPT_BASE, FPT_SMALL, ModelConfig, PyramidEncoderConfig
+from fpt_ros.core.encoder import resize_positions
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.train.config import TrainConfig
 
 _PRESETS = {"small": FPT_SMALL, "base": FPT_BASE}
+_POSITION = "image_embedder.position"  # of a pyramid encoder, one for each of its tokens
 
 
 def initial_model(config: TrainConfig) -> tuple[FlowPokeModel, dict[str, Any] | None]:
@@ -37,15 +39,22 @@ def initial_model(config: TrainConfig) -> tuple[FlowPokeModel, dict[str, Any] | 
     if config.init is None:
         return FlowPokeModel(shape), None
     checkpoint = load_checkpoint(config.init)
-    # What deviations are at least is what --model says: it fits any weights.
-    least = checkpoint.config.head.min_std
-    as_saved = dataclasses.replace(shape, head=dataclasses.replace(shape.head, min_std=least))
-    if checkpoint.config != as_saved:
+    saved = checkpoint.config
+    # What deviations are at least, and how large pictures are, is what --model says.
+    as_saved = dataclasses.replace(
+        shape,
+        encoder=dataclasses.replace(shape.encoder, input_px=saved.encoder.input_px),
+        head=dataclasses.replace(shape.head, min_std=saved.head.min_std),
+    )
+    if saved != as_saved:
         raise InvalidInputError(
             f"{config.init} holds another network than --model {config.model}; "
             "write its configuration into a JSON file and pass that as --model"
         )
-    model = dataclasses.replace(checkpoint, config=shape).build_model()
+    weights = dict(checkpoint.state_dict)
+    if isinstance(shape.encoder, PyramidEncoderConfig):
+        weights[_POSITION] = resize_positions(weights[_POSITION], shape.encoder.side)
+    model = dataclasses.replace(checkpoint, config=shape, state_dict=weights).build_model()
     return model, {"sha256": checkpoint.sha256, "training": checkpoint.training}
 
 

@@ -15,6 +15,7 @@ from fpt_ros.core.parts import (
     influence,
     motion_probability,
     moving_part_mask,
+    moving_part_of_grid,
 )
 
 
@@ -100,6 +101,30 @@ def test_mask_covers_the_cells_that_are_likely_to_move():
     assert not both.any()
     all_influenced = moving_part_mask(CERTAIN, 0 * CERTAIN, transform, PartCriterion(0.5, 0.0))
     assert all_influenced[:, 10:50].all()
+
+
+@pytest.mark.parametrize("shape", [(9,), (3, 9)])
+@pytest.mark.parametrize("threshold_nats", [0.5, 2.0, 4.0])
+def test_mask_of_a_grid_needs_no_probabilities_far_from_influence(shape, threshold_nats):
+    transform = CropTransform(50, 40, 32)
+    rng = np.random.default_rng(0)
+    n = shape[-1]
+    batch = (*shape[:-1], n, n)
+    mixture = gaussians(rng.normal(scale=0.4, size=(*shape[:-1], n * n, 2)).tolist(), 0.3)
+    score = rng.exponential(size=batch).astype(np.float32)
+    score[..., 0, 4] = np.nan
+    criterion = PartCriterion(threshold_nats)
+    everywhere = motion_probability(mixture, transform).reshape(batch)
+    expected = moving_part_mask(score, everywhere, transform, criterion)
+    assert expected.any() and not expected.all()
+    mask = moving_part_of_grid(score, mixture, transform, criterion)
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_mask_of_a_grid_without_influence_is_empty():
+    transform = CropTransform(50, 40, 32)
+    mixture = gaussians(np.ones((16, 2)).tolist())
+    assert not moving_part_of_grid(0 * CERTAIN, mixture, transform).any()
 
 
 def test_masks_per_poke_and_their_union():

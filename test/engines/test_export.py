@@ -228,6 +228,6 @@ def test_positions_are_resized_beforehand(model):
     ours = stage_graphs(model)[0].module.encoder
     image = torch.rand(1, 3, encoder.input_px, encoder.input_px)
     torch.testing.assert_close(ours(image).tokens, encoder(image).tokens)
-    assert ours.model.position_grid == encoder.model.grid == 3
-    assert encoder.model.position_grid == 4  # as it was
+    assert ours.model.pos_embed.shape[1] == 1 + 3 * 3
+    assert encoder.model.pos_embed.shape[1] == 1 + 4 * 4  # as it was
     assert ours.model.blocks is encoder.model.blocks

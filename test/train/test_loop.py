@@ -14,12 +14,19 @@ import torch
 from safetensors import SafetensorError
 
 from fpt_ros.core.checkpoint import load_checkpoint, save_checkpoint
-from fpt_ros.core.config import DinoEncoderConfig, HeadConfig, ModelConfig, TransformerConfig
+from fpt_ros.core.config import (
+    DinoEncoderConfig,
+    HeadConfig,
+    ModelConfig,
+    PyramidEncoderConfig,
+    TransformerConfig,
+)
 from fpt_ros.core.errors import CheckpointError, InvalidInputError
 from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.train.config import SelectionConfig, TrainConfig, check_resumable
 from fpt_ros.train.loop import Trainer
 from fpt_ros.train.optimize import learning_rate_factor
+from fpt_ros.train.start import initial_model
 from fpt_ros.train.state import LOCK_FILE, TrainingError, load_state, save_state
 
 TINY = ModelConfig(
@@ -115,6 +122,31 @@ def test_weights_whose_deviations_were_at_least_something_else_are_a_start_too(c
     save_checkpoint(start, FlowPokeModel(wide))
     Trainer(dataclasses.replace(config, init=start, steps=1)).run()
     assert load_checkpoint(config.out / "last.safetensors").config == TINY
+
+
+def test_weights_for_pictures_of_another_size_are_a_start_too(config, tmp_path):
+    encoders = [
+        PyramidEncoderConfig(
+            input_px=px, width_at_2=4, width_at_4=4, width_at_8=4, width=8, depth=1, heads=1
+        )
+        for px in (128, 64)
+    ]
+    saved, wanted = (dataclasses.replace(TINY, encoder=encoder) for encoder in encoders)
+    model = FlowPokeModel(saved)
+    rows = torch.arange(8.0).repeat_interleave(8)
+    model.image_embedder.position.data[:] = rows[:, None]
+    save_checkpoint(tmp_path / "large.safetensors", model)
+    (tmp_path / "small.json").write_text(wanted.to_json())
+    start, _ = initial_model(
+        dataclasses.replace(
+            config, model=str(tmp_path / "small.json"), init=tmp_path / "large.safetensors"
+        )
+    )
+    assert start.config == wanted
+    # Each row of the coarse grid covers two of the fine one.
+    position = start.image_embedder.position.unflatten(1, (4, 4))[0, 1:3, :, 0]
+    expected = torch.tensor([2.5, 4.5])[:, None].expand(2, 4)
+    torch.testing.assert_close(position, expected, atol=0.1, rtol=0)
 
 
 def test_a_run_from_before_a_setting_of_the_network_existed_goes_on(finished, straight, tmp_path):
