@@ -124,6 +124,12 @@ class VitBlock(nn.Module):
         self.mlp = _Mlp(width, mlp_ratio * width)
         self.ls2 = _LayerScale(width)
 
+    def start_as_identity(self) -> None:
+        """Set weights so that nothing is changed, but can be learned to be."""
+        for last in (self.attn.proj, self.mlp.fc2):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
     def forward(self, x: Tensor) -> Tensor:
         """Attend, then transform each token."""
         x = x + self.ls1(self.attn(self.norm1(x)))

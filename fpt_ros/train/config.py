@@ -112,6 +112,9 @@ class TrainConfig:
     part_weight: float = 0.3
     """Weight of the part loss: which points belong to the same movable part. 0: off, as published;
     leave it off for data that does not know its parts."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: the hidden matrices by Muon (Jordan et al., 2024), in steps as large as those of AdamW
+    (Liu et al., 2025), and the rest by AdamW. Learns more from a step; needs PyTorch 2.9."""
     learning_rate: float = 7e-4
     encoder_rate: float = 1.0
     """Factor on the learning rate of the image encoder."""

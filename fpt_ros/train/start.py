@@ -6,14 +6,14 @@ import contextlib
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fpt_ros.core.checkpoint import load_checkpoint
 from fpt_ros.core.config import FPT_BASE, FPT_SMALL, ModelConfig, PyramidEncoderConfig
-from fpt_ros.core.encoder import resize_positions
+from fpt_ros.core.encoder import PyramidEncoder, VitBlock, resize_positions
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.train.config import TrainConfig
@@ -39,23 +39,33 @@ def initial_model(config: TrainConfig) -> tuple[FlowPokeModel, dict[str, Any] | 
     if config.init is None:
         return FlowPokeModel(shape), None
     checkpoint = load_checkpoint(config.init)
-    saved = checkpoint.config
-    # What deviations are at least, and how large pictures are, is what --model says.
-    as_saved = dataclasses.replace(
-        shape,
-        encoder=dataclasses.replace(shape.encoder, input_px=saved.encoder.input_px),
-        head=dataclasses.replace(shape.head, min_std=saved.head.min_std),
-    )
-    if saved != as_saved:
+    model = FlowPokeModel(shape)
+    if not _grows_into(checkpoint.config, shape):
         raise InvalidInputError(
             f"{config.init} holds another network than --model {config.model}; "
             "write its configuration into a JSON file and pass that as --model"
         )
     weights = dict(checkpoint.state_dict)
-    if isinstance(shape.encoder, PyramidEncoderConfig):
-        weights[_POSITION] = resize_positions(weights[_POSITION], shape.encoder.side)
-    model = dataclasses.replace(checkpoint, config=shape, state_dict=weights).build_model()
-    return model, {"sha256": checkpoint.sha256, "training": checkpoint.training}
+    encoder = model.image_embedder
+    if isinstance(encoder, PyramidEncoder):
+        weights[_POSITION] = resize_positions(weights[_POSITION], encoder.side)
+        for block in list(encoder.blocks)[checkpoint.config.encoder.depth :]:
+            cast("VitBlock", block).start_as_identity()
+    model.load_state_dict(weights, strict=False)
+    return model.eval(), {"sha256": checkpoint.sha256, "training": checkpoint.training}
+
+
+def _grows_into(saved: ModelConfig, shape: ModelConfig) -> bool:
+    """Tell whether weights of one network are a start for another.
+
+    What deviations are at least and how large pictures are may be another; a pyramid encoder may
+    have more blocks.
+    """
+    encoder = dataclasses.replace(shape.encoder, input_px=saved.encoder.input_px)
+    if isinstance(encoder, PyramidEncoderConfig):
+        encoder = dataclasses.replace(encoder, depth=min(saved.encoder.depth, encoder.depth))
+    head = dataclasses.replace(shape.head, min_std=saved.head.min_std)
+    return saved == dataclasses.replace(shape, encoder=encoder, head=head)
 
 
 def choose_device(name: str) -> torch.device:

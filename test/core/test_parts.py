@@ -116,7 +116,8 @@ def test_mask_of_a_grid_needs_no_probabilities_far_from_influence(shape, thresho
     criterion = PartCriterion(threshold_nats)
     everywhere = motion_probability(mixture, transform).reshape(batch)
     expected = moving_part_mask(score, everywhere, transform, criterion)
-    assert expected.any() and not expected.all()
+    assert expected.any()
+    assert not expected.all()
     mask = moving_part_of_grid(score, mixture, transform, criterion)
     np.testing.assert_array_equal(mask, expected)
 

@@ -124,29 +124,48 @@ def test_weights_whose_deviations_were_at_least_something_else_are_a_start_too(c
     assert load_checkpoint(config.out / "last.safetensors").config == TINY
 
 
-def test_weights_for_pictures_of_another_size_are_a_start_too(config, tmp_path):
-    encoders = [
-        PyramidEncoderConfig(
-            input_px=px, width_at_2=4, width_at_4=4, width_at_8=4, width=8, depth=1, heads=1
-        )
-        for px in (128, 64)
-    ]
-    saved, wanted = (dataclasses.replace(TINY, encoder=encoder) for encoder in encoders)
-    model = FlowPokeModel(saved)
-    rows = torch.arange(8.0).repeat_interleave(8)
-    model.image_embedder.position.data[:] = rows[:, None]
-    save_checkpoint(tmp_path / "large.safetensors", model)
-    (tmp_path / "small.json").write_text(wanted.to_json())
-    start, _ = initial_model(
-        dataclasses.replace(
-            config, model=str(tmp_path / "small.json"), init=tmp_path / "large.safetensors"
-        )
+def pyramid(input_px, depth):
+    encoder = PyramidEncoderConfig(
+        input_px, width_at_2=4, width_at_4=4, width_at_8=4, width=8, depth=depth, heads=1
     )
-    assert start.config == wanted
+    return dataclasses.replace(TINY, encoder=encoder)
+
+
+@pytest.fixture
+def started(config, tmp_path):
+    def make(saved, wanted):
+        save_checkpoint(tmp_path / "start.safetensors", saved)
+        (tmp_path / "model.json").write_text(wanted.to_json())
+        start = dataclasses.replace(
+            config, model=str(tmp_path / "model.json"), init=tmp_path / "start.safetensors"
+        )
+        return initial_model(start)[0]
+
+    return make
+
+
+def test_weights_for_pictures_of_another_size_are_a_start_too(started):
+    saved = FlowPokeModel(pyramid(128, depth=1))
+    rows = torch.arange(8.0).repeat_interleave(8)
+    saved.image_embedder.position.data[:] = rows[:, None]
+    start = started(saved, pyramid(64, depth=1))
+    assert start.config == pyramid(64, depth=1)
     # Each row of the coarse grid covers two of the fine one.
     position = start.image_embedder.position.unflatten(1, (4, 4))[0, 1:3, :, 0]
     expected = torch.tensor([2.5, 4.5])[:, None].expand(2, 4)
     torch.testing.assert_close(position, expected, atol=0.1, rtol=0)
+
+
+def test_weights_of_fewer_blocks_are_a_start_that_answers_as_before(started):
+    saved = FlowPokeModel(pyramid(64, depth=1)).eval()
+    start = started(saved, pyramid(64, depth=3))
+    assert len(start.image_embedder.blocks) == 3
+    image = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(start.encode(image).maps, saved.encode(image).maps)
+    start.encode(image).maps[0].sum().backward()
+    assert start.image_embedder.blocks[2].attn.proj.weight.grad.abs().sum() > 0
+    with pytest.raises(InvalidInputError, match="another network"):
+        started(start, pyramid(64, depth=1))
 
 
 def test_a_run_from_before_a_setting_of_the_network_existed_goes_on(finished, straight, tmp_path):
@@ -158,7 +177,11 @@ def test_a_run_from_before_a_setting_of_the_network_existed_goes_on(finished, st
     assert Trainer(resumed).step == straight["step"]
 
 
-def test_resume_is_the_same_run(straight, config):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_resume_is_the_same_run(straight, config, optimizer, tmp_path):
+    config = dataclasses.replace(config, optimizer=optimizer)
+    if optimizer == "muon":
+        straight = final_state(dataclasses.replace(config, out=tmp_path / "straight"))
     trainer = Trainer(config)
     step = trainer._train_step
 
