@@ -50,7 +50,7 @@ def main() -> int:
     """Run the demonstration; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], prog="python -m demo")
     parser.add_argument("--checkpoint", type=Path, help="weights; default: the packaged ones")
-    parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder")
+    parser.add_argument("--out", type=Path, default=Path("demo_output"), help="folder")
     parser.add_argument("--bag", type=Path, default=BAG, help="recording to play")
     arguments = parser.parse_args()
     console = Console(highlight=False)
@@ -59,7 +59,7 @@ def main() -> int:
     began_s = time.monotonic()
     try:
         checkpoint = arguments.checkpoint or default_checkpoint()
-        output = prepared_folder(arguments.output)
+        output = prepared_folder(arguments.out)
         environment = isolated_environment()
         os.environ.update(environment)
         with BagReader(arguments.bag) as bag:

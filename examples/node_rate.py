@@ -73,6 +73,9 @@ def main() -> None:
         came_s.append(time.monotonic())
 
     node.create_subscription(Image, "/predictor/moving_part/mask", receive, 10)
+    print("waiting for the node to listen to plans")
+    while not plans.get_subscription_count():  # what is published before would be lost
+        rclpy.spin_once(node, timeout_sec=0.1)
     node.create_timer(1 / arguments.rate, publish)
     while sent < arguments.frames:
         rclpy.spin_once(node, timeout_sec=0.1)

@@ -122,7 +122,7 @@ def test_a_short_demonstration_over_an_earlier_one(tmp_path, checkpoint, short_b
         (output / folder).mkdir(parents=True)
     for file in ("bag/old.mcap", "stills/old.png", "video.mp4", "mine.txt"):
         (output / file).write_text("from before")
-    demo = start("--checkpoint", checkpoint, "--bag", short_bag, "--output", output)
+    demo = start("--checkpoint", checkpoint, "--bag", short_bag, "--out", output)
     printed, _ = demo.communicate(timeout=240)
     assert demo.returncode == 0, printed
     assert (output / "mine.txt").exists()
@@ -176,7 +176,7 @@ def test_a_short_demonstration_over_an_earlier_one(tmp_path, checkpoint, short_b
 def test_a_predictor_that_cannot_start_is_reported(tmp_path, short_bag):
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"no weights")
-    demo = start("--checkpoint", broken, "--bag", short_bag, "--output", tmp_path / "output")
+    demo = start("--checkpoint", broken, "--bag", short_bag, "--out", tmp_path / "output")
     printed, _ = demo.communicate(timeout=120)
     assert demo.returncode == 1
     assert "failed" in printed
@@ -187,7 +187,7 @@ def test_a_predictor_that_cannot_start_is_reported(tmp_path, short_bag):
 
 def test_interrupting_ends_all_processes(tmp_path, checkpoint, short_bag):
     output = tmp_path / "output"
-    demo = start("--checkpoint", checkpoint, "--bag", short_bag, "--output", output)
+    demo = start("--checkpoint", checkpoint, "--bag", short_bag, "--out", output)
     deadline_s = time.monotonic() + 60
     while not (output / "player.log").exists() and time.monotonic() < deadline_s:
         time.sleep(0.1)

@@ -186,9 +186,14 @@ def _messages() -> Finding:
         "fpt_ros messages",
         "missing",
         detail,
-        "in the source folder: colcon build and source install/setup.bash, or "
-        + install_command("--editable", "."),
+        _from_source(with_ros="colcon build, and source install/setup.bash"),
     )
+
+
+def _from_source(with_ros: str) -> str:
+    """What mends it in the source folder; the wheels of ROS 2 do not mix with an installed one."""
+    has_ros = "AMENT_PREFIX_PATH" in os.environ or Path("/opt/ros").is_dir()
+    return f"in the source folder: {with_ros if has_ros else install_command('--editable', '.')}"
 
 
 def _fast_dds_profile() -> Finding:
@@ -306,9 +311,8 @@ def _network() -> Finding:
     )
     if works:
         return Finding("small network", "ok", detail, needed=True)
-    return Finding(
-        "small network", "broken", detail, install_command("--editable", "."), needed=True
-    )
+    remedy = _from_source(with_ros=install_command("-r requirements.txt"))
+    return Finding("small network", "broken", detail, remedy, needed=True)
 
 
 def _engine() -> Finding:

@@ -18,7 +18,7 @@ def evaluate(
     poke_counts: tuple[int, ...] = (0, 1, 2, 5, 10, 100),
     threshold_nats: float | None = None,
     out: Path = Path("runs/evaluation"),
-    device: str = "cpu",
+    device: str = "auto",
 ) -> int:
     """Measure a checkpoint and the baselines on shards; print a table, save report and plots.
 
@@ -38,7 +38,7 @@ def evaluate(
         poke_counts: numbers of pokes to condition on
         threshold_nats: of masks by the moving-part score (KL) alone; default: 1
         out: folder for the report
-        device: torch device
+        device: auto (a GPU if there is one), cpu, cuda or cuda:N
     """
     from dataclasses import replace
 
@@ -49,6 +49,7 @@ def evaluate(
     from fpt_ros.core.errors import InvalidInputError
     from fpt_ros.core.predictor import MotionPredictor
     from fpt_ros.data.samples import ShardIndex, describe
+    from fpt_ros.engines.choose import Wish
     from fpt_ros.evaluate import cases, report
     from fpt_ros.evaluate.runner import EvaluationSettings, load_samples, numbers_only
     from fpt_ros.evaluate.runner import evaluate as run
@@ -58,7 +59,7 @@ def evaluate(
     with tempfile.TemporaryFile(dir=out):
         pass  # better now than after an hour
     checkpoint = checkpoint or default_checkpoint()
-    predictor = MotionPredictor.from_checkpoint(checkpoint, device=device)
+    predictor = MotionPredictor.from_checkpoint(checkpoint, Wish(device=device).torch_device())
     settings = EvaluationSettings(poke_counts=poke_counts)
     if threshold_nats is not None:
         settings = replace(settings, threshold_nats=threshold_nats)

@@ -54,9 +54,11 @@ def predict(
         out: picture to write
         json_file: numbers to write
         grid: points per side at which the maps are computed
-        threshold_nats: a part that moves is influenced more than that; default: 0.5
-        least_probability: and moves, by 1 % of what is seen, at least as likely; default: 0.4
-        moving_camera: the camera moves meanwhile
+        threshold_nats: a part that moves is influenced more than that; default: 0.5 (the node's
+            moving_part_threshold_nats)
+        least_probability: and moves, by 1 % of what is seen, at least as likely; default: 0.4 (the
+            node's moving_part_probability)
+        moving_camera: the camera moves meanwhile (the node's camera_static: false)
         device: auto (a GPU if there is one), cpu, cuda or cuda:N
     """
     import cv2

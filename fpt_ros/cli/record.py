@@ -34,7 +34,7 @@ QUEUE_DEPTH = 100
 
 def record(
     topics: tyro.conf.Positional[tuple[str, ...]],
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o", "--output"])] = None,
     duration: float | None = None,
     max_size: float | None = None,
 ) -> int:
@@ -47,7 +47,7 @@ def record(
 
     Args:
         topics: names of the topics
-        output: folder to make; default: rosbag2_<date>-<time>
+        out: folder to make; default: rosbag2_<date>-<time>
         duration: stop after this many seconds
         max_size: stop after this many megabytes of messages, before compression
     """
@@ -58,14 +58,14 @@ def record(
     from fpt_ros.dds import profile_environment
 
     console = Console(stderr=True, highlight=False)
-    output = output or Path(datetime.now().strftime("rosbag2_%Y_%m_%d-%H_%M_%S"))
+    out = out or Path(datetime.now().strftime("rosbag2_%Y_%m_%d-%H_%M_%S"))
     if not topics:
         raise InvalidInputError("name at least one topic to record")
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # an exception could tear a message apart
         signal.signal(number, lambda *_: stop.set())
     os.environ.update(profile_environment(os.environ))
-    with BagWriter(output) as writer:
+    with BagWriter(out) as writer:
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         try:
             recorder = Recorder(rclpy.create_node("fpt_record"), writer, topics)
@@ -74,7 +74,7 @@ def record(
             rclpy.try_shutdown()
     for topic, count in recorder.counts.items():
         console.print(f"{count:8d}  {topic}")
-    console.print(f"written: {output} ({writer.message_count} messages)")
+    console.print(f"written: {out} ({writer.message_count} messages)")
     return 0 if writer.message_count else 1
 
 

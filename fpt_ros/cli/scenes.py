@@ -19,7 +19,7 @@ def scenes(
     seed: int = 0,
     workers: int = 2,
     samples_per_shard: int | None = None,
-    image_px: int = 192,
+    image_px: int = 256,
     grid: int = 64,
     views: int = 6,
     outcomes: int = 4,

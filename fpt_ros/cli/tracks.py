@@ -46,7 +46,7 @@ def tracks(
         image_rate_hz: of folders of images
         tracker: classical (no weights needed), cotracker3 or tapnext
         tracker_weights: file with the weights of a learned tracker
-        device: torch device of a learned tracker
+        device: of a learned tracker: cpu, cuda or cuda:N
     """
     from rich.console import Console
     from rich.markdown import Markdown

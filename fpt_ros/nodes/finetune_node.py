@@ -302,8 +302,7 @@ class FineTuneNode(Node):
                 return (
                     f"better than the base {base_sha256[:12]}, but the predictor serves "
                     f"{served[:12] or 'unknown weights'}, which it was not compared with: "
-                    "let both begin with the same (checkpoint there, base_checkpoint here), or "
-                    "call load_model"
+                    "let both begin with the same (checkpoint there, base_checkpoint here)"
                 )
             call = client.call_async(LoadModel.Request(path=checkpoint))
             if not await self._until(call.done, _LOAD_S):

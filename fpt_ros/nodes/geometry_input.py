@@ -20,7 +20,7 @@ class GeometryInput:
 
     def __init__(self, node: Node) -> None:
         """Subscribe to `camera_info`."""
-        self.camera: CameraInfo | None = None
+        self._camera: CameraInfo | None = None
         self._node = node
         self._depth_images: deque[Image] = deque(maxlen=_HELD)
         self._depth: Any = None
@@ -51,6 +51,12 @@ class GeometryInput:
             self._depth = None
             self._depth_images.clear()
 
+    def camera(self) -> CameraInfo:
+        """The latest camera model; for any thread. Raises InvalidInputError before there is one."""
+        if self._camera is None:
+            raise InvalidInputError(f"nothing has come yet on {self._camera_info.topic_name}")
+        return self._camera
+
     def depth_of(self, header: Header) -> Image | None:
         """Return the depth that was taken with the image of this header; for any thread.
 
@@ -78,7 +84,7 @@ class GeometryInput:
         return nearest
 
     def _on_camera_info(self, message: CameraInfo) -> None:
-        self.camera = message
+        self._camera = message
 
     def _on_depth(self, message: Image) -> None:
         self._depth_images.append(message)

@@ -44,7 +44,7 @@ class Surroundings:
 
     settings: Callable[[], Settings]
     listened_to: Callable[[], Collection[str]]  # outputs that somebody subscribes to
-    camera: Callable[[], CameraInfo | None]
+    camera: Callable[[], CameraInfo]  # may raise InvalidInputError
     # Of the image with this header; None where there is no depth camera. May raise
     # InvalidInputError.
     depth: Callable[[Header], Image | None]
@@ -179,8 +179,6 @@ class PredictorPipeline:
 
     def _cloud(self, motion: Motion, score: NDArray[np.float32], header: Header) -> PointCloud2:
         camera = self._surroundings.camera()
-        if camera is None:
-            raise InvalidInputError("nothing has come yet on camera_info")
         depth = self._surroundings.depth(header)
         return convert.cloud_to_msg(motion, score, header, camera, depth)
 

@@ -27,6 +27,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from fpt_ros.convert import nanoseconds
+from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.dds import profile_environment
 from fpt_ros.nodes.desk import Desk
 from fpt_ros.nodes.diagnostics import Condition, status_message
@@ -184,9 +185,11 @@ class PredictorNode(LifecycleNode):
         info = self._models.info
         return nanoseconds(info.horizon) if info else 0
 
-    def _camera(self) -> CameraInfo | None:
+    def _camera(self) -> CameraInfo:
         geometry = self._geometry
-        return geometry.camera if geometry else None
+        if geometry is None:
+            raise InvalidInputError("the node is not active any more")
+        return geometry.camera()
 
     def _depth_of(self, header: Header) -> Image | None:
         geometry = self._geometry

@@ -85,7 +85,8 @@ class TrainConfig:
     model: str = "small"
     """`small`, `base` (the published network), or a JSON file with a model configuration."""
     init: Path | None = None
-    """Checkpoint to start from instead of random weights; must fit the model."""
+    """Checkpoint to start from instead of random weights. Its network must be the model's, but for
+    input_px and min_std; a pyramid encoder may have had fewer blocks."""
     resume: bool = False
     """Continue the run in `out`."""
 

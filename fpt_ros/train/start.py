@@ -43,7 +43,9 @@ def initial_model(config: TrainConfig) -> tuple[FlowPokeModel, dict[str, Any] | 
     if not _grows_into(checkpoint.config, shape):
         raise InvalidInputError(
             f"{config.init} holds another network than --model {config.model}; "
-            "write its configuration into a JSON file and pass that as --model"
+            "to go on with its own, write that into a file and pass it as --model: python -c "
+            '"from fpt_ros.core.checkpoint import load_checkpoint; '
+            f"print(load_checkpoint('{config.init}').config.to_json())\" > model.json"
         )
     weights = dict(checkpoint.state_dict)
     encoder = model.image_embedder

@@ -267,6 +267,7 @@ def test_cancelling_keeps_the_last_checkpoint(robot, workshop):
     (child,) = robot.children()
     assert os.getpriority(os.PRIO_PROCESS, child) >= 10
     assert b"CUDA_MPS_CLIENT_PRIORITY=1" in Path(f"/proc/{child}/environ").read_bytes()
+    assert b"OMP_WAIT_POLICY=PASSIVE" in Path(f"/proc/{child}/environ").read_bytes()
     cancelled = handle.cancel_goal_async()
     robot.ros.until(cancelled.done)
     status, result = robot.result(handle)

@@ -36,7 +36,7 @@ class SceneSettings:
     moving_camera: share of outcomes in which the camera moves as well.
     """
 
-    image_px: int = 192
+    image_px: int = 256
     grid: int = 64
     horizons_s: tuple[float, ...] = (0.5, 1.0)
     views: int = 6
