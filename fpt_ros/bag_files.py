@@ -34,6 +34,7 @@ _SMALL_FILE_BYTES = 64 << 20
 _SPARE_DISK_BYTES = 256 << 20
 _MAX_IDLE_FILES = 4
 
+_NOT_METADATA = (YAMLError, KeyError, TypeError, AttributeError, ValueError, RecursionError)
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # serialised messages never begin like this
 
 Message = tuple[Connection, int, bytes]  # with the time of recording, ns
@@ -251,7 +252,7 @@ def _storage_files(path: Path, damages: list[str]) -> tuple[list[Path], int]:
             info = YAML(typ="safe").load(metadata.read_text())["rosbag2_bagfile_information"]
             files = [path / Path(name).name for name in info["relative_file_paths"]]
             claimed = int(info.get("message_count", 0))
-        except (YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        except _NOT_METADATA as error:
             if not found:
                 raise ValueError(f"metadata.yaml is damaged: {error}") from error
             damages.append("metadata.yaml is damaged; the files beside it are read")
@@ -319,21 +320,24 @@ def _bounded_lz4(data: bytes, limit: int) -> bytes:
 
 
 def _bounded(make: Callable[[], Any], data: bytes, limit: int) -> bytes:
-    """Decompress frames to at most `limit` bytes. Raises ValueError when there is more."""
+    """Decompress a frame to at most `limit` bytes. Raises ValueError when there is more.
+
+    Recorders write one frame per chunk or message: a million empty ones expand to nothing, but each
+    takes its time.
+    """
     if limit > MAX_EXPANDED_BYTES:
         raise ValueError(
             f"compressed data claims {limit} bytes; up to {MAX_EXPANDED_BYTES} are accepted"
         )
-    whole = bytearray()
-    while data:
-        frame = make()
-        whole += frame.decompress(data, max_length=limit + 1 - len(whole))
-        if len(whole) > limit:
-            raise ValueError(f"compressed data expands to more than {limit} bytes")
-        if not frame.eof:
-            raise ValueError("compressed data is cut off")
-        data = frame.unused_data or b""
-    return bytes(whole)
+    frame = make()
+    whole: bytes = frame.decompress(data, max_length=limit + 1)
+    if len(whole) > limit:
+        raise ValueError(f"compressed data expands to more than {limit} bytes")
+    if not frame.eof:
+        raise ValueError("compressed data is cut off")
+    if frame.unused_data:
+        raise ValueError("compressed data goes on after its end")
+    return whole
 
 
 # The parser looks its decompressors up here, and calls them with the size that a chunk claims.

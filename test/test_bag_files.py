@@ -13,7 +13,7 @@ import lz4.frame
 import numpy as np
 import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
-from rosbags.rosbag2.storage_mcap import zstd
+from rosbags.rosbag2.storage_mcap import DECOMPRESSORS, zstd
 
 from fpt_ros.bag_files import MAX_EXPANDED_BYTES
 from fpt_ros.bag_mcap import McapRemains
@@ -84,6 +84,20 @@ def test_a_chunk_may_not_expand_to_more_than_it_says_nor_than_is_accepted(
         assert reader.message_count == 0
         assert "cut off or damaged" in reader.damages[0]
     assert sum(sizes) <= 4 * 101
+
+
+@pytest.mark.parametrize("name", ["zstd", "lz4"])
+def test_of_many_small_frames_only_the_first_is_decompressed(monkeypatch, name):
+    """They expand to nothing, so that no limit on what comes out ends it."""
+    module = zstd if name == "zstd" else lz4.frame
+    kind = zstd.ZstdDecompressor if name == "zstd" else lz4.frame.LZ4FrameDecompressor
+    made = []
+    monkeypatch.setattr(module, kind.__name__, lambda: made.append(1) or kind())
+    read = DECOMPRESSORS[name]
+    assert read(module.compress(b"whole"), 5) == b"whole"
+    with pytest.raises(ValueError, match="goes on after its end"):
+        read(1000 * module.compress(b""), 100)
+    assert len(made) == 2
 
 
 def test_a_compressed_message_or_file_may_not_burst(tmp_path, monkeypatch):
@@ -286,9 +300,10 @@ def test_a_part_of_a_split_recording_may_be_missing_or_broken(tmp_path):
         said = " ".join(reader.damages)
         assert "p3.mcap" in said
         assert "p1.mcap" in said
-    (folder / "metadata.yaml").write_text("[")
-    with BagReader(folder) as reader:
-        assert reader.message_count == 4
+    for broken in ("[", "- " * 500):  # the second one nested too deep
+        (folder / "metadata.yaml").write_text(broken)
+        with BagReader(folder) as reader:
+            assert reader.message_count == 4
 
 
 def split(folder, parts, **how):
