@@ -183,7 +183,14 @@ def _scan_shard(
                 static = bool(meta["camera_static"])
                 view_id = (str(meta["family"]), int(meta["scene_seed"]), int(meta["view"]))
                 horizon_s = float(meta["horizon_s"][-1])
-            except (ValueError, LookupError, TypeError, OverflowError, OSError) as error:
+            except (
+                ValueError,
+                LookupError,
+                TypeError,
+                OverflowError,
+                RecursionError,
+                OSError,
+            ) as error:
                 skipped["foreign or damaged json"] += 1
                 log.debug("%s:%s.json: %r", shard, key, error)
                 continue

@@ -147,4 +147,4 @@ class PictureFolder:
 def _natural_order(file: Path) -> list[tuple[bool, int, str]]:
     """Sort img2 before img10."""
     parts = re.split(r"(\d+)", file.name)
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]

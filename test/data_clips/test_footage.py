@@ -80,6 +80,7 @@ def test_a_folder_of_images_in_order_of_their_numbers(tmp_path, clips):
     for i, picture in enumerate(pictures):
         cv2.imwrite(str(tmp_path / f"img{i}.png"), picture[..., ::-1])
     (tmp_path / "img3.png").write_bytes(b"not a picture")
+    (tmp_path / "img11.png").rename(tmp_path / "img11\N{SUPERSCRIPT TWO}0.png")
     (frames,), skipped = read(tmp_path, start_s=0.2, stop_s=1.1)
     assert [round(frame.time_s, 3) for frame in frames] == [0.2, *np.arange(4, 11) / 10]
     np.testing.assert_array_equal(frames[-1].rgb, pictures[10])

@@ -82,15 +82,16 @@ def test_foreign_files_are_counted(toy, tmp_path):
     good = toy.members(rng, 0, 0)
     foreign = {**toy.members(rng, 1, 0), "json": b'{"caption": "a cat"}'}
     typed = {**toy.members(rng, 2, 0, horizon_s=[]), "jpg": b""}
+    nested = {**toy.members(rng, 3, 0), "json": b"[" * 200_000}
     incomplete = {name: good[name] for name in ("jpg", "json")}
     toy.write_shard(
         tmp_path / "train-00000.tar",
-        {"good": good, "foreign": foreign, "typed": typed, "half": incomplete},
+        {"good": good, "foreign": foreign, "typed": typed, "deep": nested, "half": incomplete},
     )
     (tmp_path / "train-00001.tar").write_bytes(b"this is no tar" * 100)
     index = ShardIndex.scan(tmp_path, "train")
     assert len(index.views) == 1
-    assert index.skipped["foreign or damaged json"] == 2
+    assert index.skipped["foreign or damaged json"] == 3
     assert index.skipped["incomplete sample"] == 1
     assert index.skipped["shard without samples"] == 1
 
