@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -54,6 +55,9 @@ class Clock:
         return True
 
 
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
 @contextlib.contextmanager
 def stop_request() -> Iterator[Callable[[], bool]]:
     """Turn the first SIGINT or SIGTERM into a flag; a second one interrupts at once."""
@@ -64,7 +68,7 @@ def stop_request() -> Iterator[Callable[[], bool]]:
         for each in previous:
             signal.signal(each, signal.SIG_DFL)
 
-    previous = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    previous = {each: signal.getsignal(each) for each in _STOPPING}
     try:
         for each in previous:
             signal.signal(each, remember)
@@ -72,6 +76,22 @@ def stop_request() -> Iterator[Callable[[], bool]]:
     finally:
         for each, handler in previous.items():
             signal.signal(each, handler)
+
+
+def stop_for_parent_alone(worker: int) -> None:
+    """Let no SIGINT or SIGTERM end this loader process but its parent's, with which torch ends it.
+
+    Ctrl-C, `timeout`, torchrun and systemd signal loaders too, and a run that loses one fails
+    before it is saved. When the parent is gone, torch ends its loaders.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+
+    def wait() -> None:
+        while signal.sigwaitinfo(_STOPPING).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.data.samples import ShardIndex, describe
 from fpt_ros.train.batches import Batch, TrainingBatches
 from fpt_ros.train.config import TrainConfig, check_resumable
-from fpt_ros.train.control import Clock, Decision, stop_request
+from fpt_ros.train.control import Clock, Decision, stop_for_parent_alone, stop_request
 from fpt_ros.train.loss import Objective
 from fpt_ros.train.optimize import build_optimizer, ema_update, learning_rate_factor
 from fpt_ros.train.report import Reporter
@@ -138,6 +138,7 @@ class Trainer:
             sampler=range(self.step, last_step),
             num_workers=config.workers,
             prefetch_factor=4 if config.workers else None,
+            worker_init_fn=stop_for_parent_alone,
         )
         clock = Clock(self.elapsed_s)
         bar = self.reporter.progress_bar(self.step) if self.reporter else contextlib.nullcontext()

@@ -220,36 +220,58 @@ def test_timing_steps_changes_nothing_for_the_run_that_follows(straight, config)
     assert_same_weights(straight, final_state(config))
 
 
-def test_killed_run_resumes_on_the_same_curve(straight, config):
-    """Kill -9 while it trains, go on from the last checkpoint, end with the same weights."""
-    killed = dataclasses.replace(config, checkpoint_minutes=0.0, workers=1)
-    # It saves its state at every step and stands still before the sixth.
-    code = """
-import sys, time
+# It saves its state at every step and stands still before the sixth.
+STANDING_STILL = """
+import sys
 from fpt_ros.cli import main
 from fpt_ros.train.loop import Trainer
 step = Trainer._train_step
 def stand_still(self, *arguments):
     if self.step == 5:
         print("now", flush=True)
-        time.sleep(1000)
+        sys.stdin.read()
     return step(self, *arguments)
 Trainer._train_step = stand_still
-main(["train", *sys.argv[1:]])
+sys.exit(main(["train", *sys.argv[1:]]))
 """
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *flags(killed)],
+
+
+@pytest.fixture
+def standing_still(config):
+    """A run with a loader process, in a group of processes of its own, and its settings."""
+    config = dataclasses.replace(config, checkpoint_minutes=0.0, workers=1)
+    with subprocess.Popen(
+        [sys.executable, "-c", STANDING_STILL, *flags(config)],
         env=environment(),
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-    )
-    assert any(line == "now\n" for line in process.stdout)
+        start_new_session=True,
+    ) as process:
+        assert any(line == "now\n" for line in process.stdout)
+        process.stdout.close()
+        yield process, config
+        process.kill()
+
+
+def test_killed_run_resumes_on_the_same_curve(straight, standing_still):
+    """Kill -9 while it trains, go on from the last checkpoint, end with the same weights."""
+    process, killed = standing_still
     process.send_signal(signal.SIGKILL)
     process.wait()  # for itself alone: its loader needs seconds to notice
-    process.stdout.close()
     assert load_state(killed.out)["step"] == 5
     resumed = final_state(dataclasses.replace(killed, resume=True))
     assert_same_weights(straight, resumed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_its_processes_stops_a_run_with_a_checkpoint(standing_still, number):
+    """As Ctrl-C, `timeout` and systemd send them."""
+    process, stopped = standing_still
+    os.killpg(process.pid, number)
+    process.stdin.close()
+    assert process.wait(60) == 130
+    assert load_state(stopped.out)["step"] == 6
 
 
 def test_two_processes_equal_one(straight, config):
