@@ -86,6 +86,11 @@ class Trainer:
             sources.append(ShardIndex.scan(config.rehearsal, "train"))
             self.data["rehearsed views"] = len(sources[1].views)
         self.data_sha256 = "+".join(source.sha256() for source in sources)
+        self.validated_on = {
+            "sha256": val_index.sha256(),
+            "views": config.val_views,
+            "points per side": config.val_grid,
+        }
 
         torch.manual_seed(config.seed)
         model, self.init = initial_model(config)
@@ -151,13 +156,12 @@ class Trainer:
                     clock.due("checkpoint", config.checkpoint_minutes),
                     clock.due("validate", config.validate_minutes) or self._validates_here(),
                 ).shared()
-                if decision.validate:
-                    self._validate()
+                has_new_best = decision.validate and self._validate()
                 if decision.stop:
                     self._last_checkpoint()
                     log.warning("stopped on request at step %d; go on with --resume", self.step)
                     return False
-                if decision.checkpoint:
+                if decision.checkpoint or has_new_best:
                     self._checkpoint()
                 if decision.progress >= 1 or self._patience_is_over():
                     break
@@ -260,7 +264,11 @@ class Trainer:
         """The weights to validate and ship."""
         return cast(FlowPokeModel, self.ema.module) if self.config.ema else self.model
 
-    def _validate(self) -> None:
+    def _validate(self) -> bool:
+        """Measure; True if BEST_FILE is new, of which the state does not know yet.
+
+        It should at once: if the process is killed first, worse weights may replace those.
+        """
         measured = validate(self.averaged_model, self.val, self.device)
         self.validation = measured
         self.validated_step = self.step
@@ -271,11 +279,13 @@ class Trainer:
             self.best = score
         self.n_validations_since_best = 0 if is_best else self.n_validations_since_best + 1
         if self.reporter is None:
-            return
+            return False
         self.reporter.validation(self.step, measured, self.averaged_model, self.val, self.device)
         path = self.config.out / BEST_FILE
         if score < self.best_saved and try_to_write(str(path), lambda: self._export(path)):
             self.best_saved = score
+            return True
+        return False
 
     def _checkpoint(self) -> bool:
         """Write state and weights; False if the disk did not take both."""
@@ -325,6 +335,7 @@ class Trainer:
             "init": self.init,
             "step": self.step,
             "elapsed_s": self.elapsed_s,
+            "validated_on": self.validated_on,
             "best": self.best,
             "best_saved": self.best_saved,
             "validation": self.validation,
@@ -359,11 +370,19 @@ class Trainer:
             self.init = state.get("init", self.init)
             self.step = int(state["step"])
             self.elapsed_s = float(state["elapsed_s"])
-            self.best = float(state["best"])
-            self.best_saved = float(state.get("best_saved", self.best))
-            self.validation = dict(state.get("validation", {}))
-            self.validated_step = int(state.get("validated_step", -1))
-            self.n_validations_since_best = int(state.get("n_validations_since_best", 0))
+            if state.get("validated_on", self.validated_on) == self.validated_on:
+                self.best = float(state["best"])
+                self.best_saved = float(state.get("best_saved", self.best))
+                self.validation = dict(state.get("validation", {}))
+                self.validated_step = int(state.get("validated_step", -1))
+                self.n_validations_since_best = int(state.get("n_validations_since_best", 0))
+            else:
+                log.warning(
+                    "validation is not what it was (%s, now %s): scores do not compare, and the "
+                    "next weights will be the best ones",
+                    state["validated_on"],
+                    self.validated_on,
+                )
             self.n_bad_in_a_row = int(state["n_bad_in_a_row"])
             self.counts = Counter(state["counts"])
         except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:

@@ -405,6 +405,38 @@ def test_other_data_is_noticed_on_resuming_also_if_it_is_as_much(toy, config, tm
     assert "not on the same curve" in caplog.text
 
 
+def test_scores_of_other_validation_are_not_compared(finished, straight, tmp_path, caplog):
+    resumed = dataclasses.replace(finished, out=tmp_path / "run", resume=True)
+    resumed.out.mkdir()
+    older = {name: value for name, value in straight.items() if name != "validated_on"}
+    for state in (straight, older):
+        save_state(resumed.out, state)
+        assert Trainer(resumed).best == Trainer(resumed).best_saved == straight["best"]
+    assert "not what it was" not in caplog.text
+    save_state(resumed.out, straight)
+    trainer = Trainer(dataclasses.replace(resumed, val_views=3, val_grid=4))
+    assert "validation is not what it was" in caplog.text
+    assert trainer.best == trainer.best_saved == math.inf
+    assert trainer.n_validations_since_best == 0
+    assert trainer.run()  # nothing is left to do but this
+    assert load_state(resumed.out)["best_saved"] == trainer.best < math.inf
+    assert (resumed.out / "best.safetensors").exists()
+
+
+def test_the_state_knows_of_the_best_weights_as_soon_as_they_are_there(config, monkeypatch):
+    """Killed in the step after a validation, it must not take worse weights for better ones."""
+    trainer = Trainer(dataclasses.replace(config, validate_steps=3))
+
+    def fail(*_):
+        assert trainer.step < 3
+        return step(*_)
+
+    step, trainer._train_step = trainer._train_step, fail
+    with pytest.raises(AssertionError):
+        trainer.run()
+    assert load_state(config.out)["best_saved"] == trainer.best_saved < math.inf
+
+
 def test_a_run_that_is_stopped_and_cannot_be_written_says_so(config, monkeypatch, caplog):
     trainer = Trainer(config)
     step = trainer._train_step
