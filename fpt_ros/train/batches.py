@@ -111,9 +111,6 @@ class TrainingBatches(Dataset[Batch]):
         self._reader = ShardReader()
         self._reported: set[str] = set()
 
-    def __len__(self) -> int:
-        return self.config.steps
-
     def __getitem__(self, step: int) -> Batch:
         config, selection = self.config, self.config.selection
         many = selection.many_every > 0 and (step + 1) % selection.many_every == 0

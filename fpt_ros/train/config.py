@@ -91,7 +91,7 @@ class TrainConfig:
     """Continue the run in `out`."""
 
     steps: int = 50_000
-    """Optimizer steps; the learning rate reaches zero at the last."""
+    """Optimizer steps, over which the schedule is spread."""
     minutes: float | None = None
     """Stop after this training time instead, with the schedule spread over it. Convenient, but the
     loss curve then depends on the machine's speed; --steps is reproducible."""
