@@ -25,7 +25,7 @@ _JPEG_QUALITY = 95
 def new_shard(path: Path) -> Iterator[tarfile.TarFile]:
     """A tar that takes its name when it is complete: a stopped process leaves no half shard."""
     with (
-        _when_complete(path) as file,
+        when_complete(path) as file,
         tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
     ):
         yield tar
@@ -33,12 +33,12 @@ def new_shard(path: Path) -> Iterator[tarfile.TarFile]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write or replace a file of JSON."""
-    with _when_complete(path) as file:
+    with when_complete(path) as file:
         file.write(json.dumps(content, indent=1).encode() + b"\n")
 
 
 @contextmanager
-def _when_complete(path: Path) -> Iterator[BinaryIO]:
+def when_complete(path: Path) -> Iterator[BinaryIO]:
     """A file that takes its name when it is on the disk: a power failure leaves no empty one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fpt_ros.data.tarfiles import when_complete
 from fpt_ros.train.progress import Tracker
 from fpt_ros.train.report import Reporter
 from fpt_ros.train.state import try_to_write
@@ -20,6 +22,14 @@ class TellingReporter(Reporter):
         self._history = folder / "history.jsonl"
         self._tracker = tracker
         self._share = 0.0
+
+    @contextlib.contextmanager
+    def progress_bar(self, steps_done: int) -> Iterator[None]:
+        """Show the bar. What a killed run measured at later steps never was, and is dropped."""
+        if any(row["step"] > steps_done for row in self.history()):
+            try_to_write(str(self._history), lambda: self._drop_later(steps_done))
+        with super().progress_bar(steps_done):
+            yield
 
     def step(
         self, step: int, progress: float, views: int, measures: dict[str, float], skipped: int
@@ -48,6 +58,11 @@ class TellingReporter(Reporter):
                 row = json.loads(line)
                 rows[row["step"]] = row
         return [row for _, row in sorted(rows.items())]
+
+    def _drop_later(self, steps_done: int) -> None:
+        rows = [json.dumps(row) for row in self.history() if row["step"] <= steps_done]
+        with when_complete(self._history) as file:
+            file.write("\n".join(rows).encode())
 
     def _keep(self, row: dict[str, float]) -> None:
         with self._history.open("a") as file:

@@ -85,6 +85,15 @@ def test_lines_of_the_history_that_are_broken_are_passed_over(tmp_path):
     assert reporter.history() == [{"step": 2, "nll": 1.0}, {"step": 6, "nll": 2.0}]
 
 
+def test_what_a_killed_run_measured_after_its_checkpoint_is_not_history(tmp_path):
+    for step in (20, 40, 60):
+        telling.TellingReporter(tmp_path, 1, Tracker(lambda _: None))._keep({"step": step})
+    resumed = telling.TellingReporter(tmp_path, 1, Tracker(lambda _: None))
+    with resumed.progress_bar(40):
+        resumed._keep({"step": 70})
+    assert [row["step"] for row in resumed.history()] == [20, 40, 70]
+
+
 def test_a_full_disk_costs_the_history_not_the_run(tmp_path, monkeypatch, caplog):
     told = []
     reporter = telling.TellingReporter(tmp_path, 1, Tracker(told.append))
