@@ -18,7 +18,7 @@ def profile_environment(environ: Mapping[str, str]) -> dict[str, str]:
     if any(environ.get(name) for name in (*_VARIABLES, _TRANSPORTS)):
         return {}
     folder = shared_folder("config")
-    if folder is None or "fastrtps" not in environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp"):
+    if folder is None or "fastrtps" not in (environ.get("RMW_IMPLEMENTATION") or "fastrtps"):
         return {}
     # Fast DDS 3 (with rclpy 9: ROS 2 Kilted) renamed the variable and warns about the old name.
     try:

@@ -86,8 +86,8 @@ def draw_motion(
     side = min(image.shape[:2])
     lengths = np.hypot(*steps.T)
     minimum_px = 0.01 * side if minimum_px is None else minimum_px
-    chosen = _thinned(points, side / 28 if spacing_px is None else spacing_px)
-    chosen = chosen[(lengths[chosen] >= minimum_px) & np.isfinite(lengths[chosen])]
+    visible = (lengths >= minimum_px) & np.isfinite(lengths)
+    chosen = _thinned(points, visible, side / 28 if spacing_px is None else spacing_px)
     if not len(chosen):
         return image
     top = float(lengths[chosen].max()) if longest_px is None else longest_px
@@ -321,8 +321,10 @@ def _heat_map(
     return image
 
 
-def _thinned(points: NDArray[np.float64], spacing: float) -> NDArray[np.intp]:
-    """Indices of finite points that lie at least about `spacing` apart.
+def _thinned(
+    points: NDArray[np.float64], visible: NDArray[np.bool_], spacing: float
+) -> NDArray[np.intp]:
+    """Indices of visible finite points that lie at least about `spacing` apart.
 
     The rows and columns of a regular grid are thinned by a whole step, so that what remains is a
     regular grid again; of scattered points the first one in each cell of that size is kept.
@@ -338,6 +340,8 @@ def _thinned(points: NDArray[np.float64], spacing: float) -> NDArray[np.intp]:
         if regular and spacing <= n * pitch:
             step = max(1, math.ceil(spacing / pitch - 1e-6))
             kept = np.arange(step // 2, n, step)
-            return (kept[:, None] * n + kept).ravel()
+            thin = (kept[:, None] * n + kept).ravel()
+            return thin[visible[thin]]
+    known = known[visible[known]]
     cells = np.floor(points[known] / max(spacing, 1e-9))
     return known[np.sort(np.unique(cells, axis=0, return_index=True)[1])]

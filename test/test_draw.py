@@ -64,6 +64,14 @@ def test_a_fine_grid_is_thinned_to_a_regular_one():
     assert (picture == expected).all()
 
 
+def test_points_without_an_arrow_do_not_hide_those_beside_them():
+    points = [[100.0, 100.0], [101.0, 101.0], [102.0, 102.0]]
+    ways = [[np.nan, np.nan], [0.0, 0.0], [50.0, 0.0]]
+    expected = draw.draw_motion(grey(), points[2:], ways[2:])
+    assert (draw.draw_motion(grey(), points, ways) == expected).all()
+    assert (expected != grey()).any()
+
+
 def test_ellipses_have_the_moments_of_the_gaussian():
     # A uniform distribution over the 2-sigma ellipse has exactly the Gaussian's covariance.
     # OpenCV fills about half a pixel too much all around, hence the tolerances.

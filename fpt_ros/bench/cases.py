@@ -19,7 +19,7 @@ from fpt_ros.core.engine import Engine
 from fpt_ros.core.joint import step_slices
 from fpt_ros.core.mixture import GaussianMixture
 from fpt_ros.core.model import FlowPokeModel
-from fpt_ros.core.parts import MOVING, influence, moving_part_mask
+from fpt_ros.core.parts import influence, moving_part_of_grid
 from fpt_ros.core.pixels import Pixels
 from fpt_ros.core.predictor import MotionPredictor
 
@@ -164,8 +164,8 @@ class Cases:
             conditional = self._predict_plainly(features, xy[0, 0], flow[0, 0], unit)
             without = self._predict_plainly(features, none, none, unit)
             score = influence(conditional, without).reshape(n, n)
-            probability = conditional.prob_longer_than(MOVING).reshape(n, n)
-            return moving_part_mask(score, probability.cpu().numpy(), transform)
+            in_px = transform.displacement_to_source(torch.eye(2, dtype=torch.float64))
+            return moving_part_of_grid(score, conditional.affine(in_px), transform)
 
         count = counts.encode(self._config)
         for n_pokes in (0, 1):
@@ -185,7 +185,7 @@ class Cases:
     def _predict_plainly(
         self, features: ImageFeatures, xy: Tensor, flow: Tensor, points: Tensor
     ) -> GaussianMixture:
-        return self._engine.mixture(self._plain.predict(features, xy, flow, points).cpu())
+        return self._engine.mixture(self._plain.predict(features, xy, flow, points))
 
     def _plain_step(
         self, past_xy: Tensor, past_flow: Tensor, xy: Tensor, flow: Tensor, points: Tensor

@@ -103,8 +103,7 @@ def advance(config: ModelConfig, candidates: int, past: int, pokes: int, points:
         else encoder.width_at_8 + encoder.width_at_4
     )
     count = Count()
-    count.linear(candidates * pokes, 2 * width, width)  # what is known of flows
-    count.linear(1, 2 * width, width)  # and of none
+    count.linear(candidates * pokes + 1, 2 * width, width)  # what is known of flows, and of none
     count.linear(tokens, channels, width)
     for _ in range(4):  # two residual blocks
         count.linear(tokens, width, width)

@@ -72,8 +72,9 @@ def compare(
     """Yield, after each sample, a line for each number of points per step: means so far.
 
     The largest motion is the only poke; errors and rigidity are those of the points that move.
-    Samples with a moving camera, with points of unknown motion, or in which fewer than eight
-    points move, are passed over.
+    Samples with a moving camera, with points of unknown motion, or in which too few points move to
+    tell whether they are rigid, are passed over. One point per step visits them in a random order,
+    more than one in an order that spreads them: errors differ by that, too, divergences do not.
     """
     predictor = MotionPredictor(engine)
     measured: dict[int, list[list[float]]] = {}
@@ -82,7 +83,8 @@ def compare(
         grid = np.s_[_STRIDE // 2 :: _STRIDE, _STRIDE // 2 :: _STRIDE]
         truth = sample.flow[grid].reshape(-1, 2)
         moving = np.linalg.norm(truth, axis=-1) > MOVING
-        if not (sample.camera_static and sample.valid.all() and moving.sum() >= 8):
+        enough = moving.sum() >= metrics.FEWEST_RIGID_POINTS
+        if not (sample.camera_static and sample.valid.all() and enough):
             continue
         points = torch.from_numpy(cell_centres(side).reshape(side, side, 2)[grid].reshape(-1, 2))
         flow = sample.flow.reshape(-1, 2)
@@ -92,7 +94,7 @@ def compare(
             torch.from_numpy(flow[first, None]),
         )
         image = predictor.encode_image(sample.image).context
-        for n in (*POINTS_PER_STEP, len(points)):
+        for n in (*(n for n in POINTS_PER_STEP if n < len(points)), len(points)):
             drawn, lost = _drawn(engine, image, poke, points, n)
             error_px = metrics.endpoint_error_px(drawn.numpy(), truth)[:, moving].mean(1)
             rigidity = metrics.rank5_residual(drawn.numpy()[:, moving])

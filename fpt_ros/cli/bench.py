@@ -75,8 +75,8 @@ def bench(
     loaded, name = _checkpoint(checkpoint, base)
     # The same for both that are compared, whatever either would choose.
     wish = Wish(engine, precision, device, threads or torch.get_num_threads())
-    if what == "joint":  # its measures look into the network
-        wish = replace(wish, engine="torch", precision="fp32")
+    if what == "joint":  # its measures look into the network, and are not of speed
+        wish = replace(wish, engine="torch", precision="fp32", device="cpu")
     running = _engine(loaded, wish)
     facts = {"model": name, "engine": f"{running.name}, {running.precision} ({running.key})"}
     if what == "speed":
@@ -154,7 +154,7 @@ def _speed(
 
     where = machine.describe(engine.device)
     with Progress(auto_refresh=False) as progress:  # its thread would count as the process's time
-        task = progress.add_task("measuring", total=turns + 1)
+        task = progress.add_task("measuring", total=turns)
         plan = Plan(turns, 2 if quick else 5, only, quick)
         rows, peaks = run(
             checkpoint.build_model(),
@@ -191,13 +191,15 @@ def _lines(
 
     from fpt_ros.bench.report import table
     from fpt_ros.core.errors import InvalidInputError
+    from fpt_ros.evaluate.report import defined
 
     out.mkdir(parents=True, exist_ok=True)
     facts["command"] = _command()
     lines: list[dict[str, Any]] = []
     for so_far in track(measured, description=name):
         lines = so_far
-        document = {"facts": facts, "lines": lines}
+        rows = [{key: defined(value) for key, value in line.items()} for line in lines]
+        document = {"facts": facts, "lines": rows}
         (out / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
     if not lines:
         raise InvalidInputError("in none of the samples does anything move before a still camera")

@@ -88,8 +88,8 @@ def evaluate(
         for record in numbers_only(run(predictor, progress, settings)):
             records.append(record)  # noqa: PERF402  what there is stays when it is stopped
     except KeyboardInterrupt:
-        per_sample = len(poke_counts) * (1 + len(settings.compare_with))
-        del records[len(records) - len(records) % per_sample :]
+        # The last one may not be complete.
+        records = [record for record in records if record["key"] != records[-1]["key"]]
         if not records:
             raise
         stopped = True

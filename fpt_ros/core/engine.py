@@ -199,19 +199,3 @@ def exact_convolutions() -> Iterator[None]:
         yield
     finally:
         setattr(settings, name, before)
-
-
-def used_pokes(
-    poke_xy: Tensor, poke_flow: Tensor, poke_counts: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Which slots of pokes [1, C, P, 2] are used, bool [1, C, P], and the pokes, zero elsewhere."""
-    slots = torch.arange(poke_xy.shape[2], device=poke_xy.device)
-    if poke_counts is None:
-        return (
-            torch.ones(poke_xy.shape[:3], dtype=torch.bool, device=slots.device),
-            poke_xy,
-            poke_flow,
-        )
-    present = slots < poke_counts[..., None]
-    used = present[..., None]
-    return present, torch.where(used, poke_xy, 0), torch.where(used, poke_flow, 0)

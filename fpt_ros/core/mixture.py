@@ -167,8 +167,8 @@ class GaussianMixture:
         Two components belong to one mode when their means are at most 2 apart in the Mahalanobis
         distance of the average of their covariances (the limit of unimodality for two equal
         ones), directly or through other components. A mode has their total weight and common
-        mean. Where there are fewer than K modes, weights of 0 fill up the rest; their means
-        repeat other modes. NaN where the mixture is.
+        mean. Where there are fewer than K modes, weights of 0 fill up the rest, with any finite
+        means. NaN where the mixture is.
         """
         together = ~(self._mean_distances()[0] > _ONE_MODE_DISTANCE**2)  # NaN stays NaN
         for _ in range((self.n_components - 1).bit_length()):  # transitive closure by squaring
@@ -270,10 +270,11 @@ class GaussianMixture:
 
         The smallest region that holds a share q of the outcomes contains x when this is at most
         q. Monte Carlo over the mixture's own samples, standard error at most
-        0.5 / sqrt(n_samples).
+        0.5 / sqrt(n_samples). NaN where the mixture or x is.
         """
-        likelier = self.log_prob(self.sample(n_samples, generator)) > self.log_prob(x)
-        return likelier.to(self.means.dtype).mean(dim=0)
+        own = self.log_prob(x)
+        likelier = self.log_prob(self.sample(n_samples, generator)) > own
+        return likelier.to(self.means.dtype).mean(dim=0).where(~own.isnan(), torch.nan)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density at x [..., 2], broadcast against the batch; keeps gradients."""

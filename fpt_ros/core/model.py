@@ -235,12 +235,7 @@ class FlowPokeModel(nn.Module):
         n_past, n_pokes, n_points = past.visible.shape[2], poke_xy.shape[2], points.shape[2]
         n_total = n_past + n_pokes
         index = torch.arange(n_total, device=poke_xy.device)
-        new = past.visible.new_ones(poke_xy.shape[:3])
-        if poke_counts is not None:
-            new = index[n_past:] < poke_counts[:, :, None]
-            poke_xy, poke_flow = (
-                torch.where(new[..., None], each, 0) for each in (poke_xy, poke_flow)
-            )
+        new, poke_xy, poke_flow = used_pokes(poke_xy, poke_flow, poke_counts)
         present = torch.cat([past.visible, new], dim=2)
         if first_hidden is None:
             first_hidden = index.new_full((n_points,), n_total)
@@ -290,3 +285,22 @@ class FlowPokeModel(nn.Module):
             raise InvalidInputError(
                 f"poke_xy {list(poke_xy.shape)} and poke_flow {list(poke_flow.shape)} must agree"
             )
+
+
+def used_pokes(
+    poke_xy: Tensor, poke_flow: Tensor, poke_counts: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which slots of pokes [B, C, P, 2] are used, bool [B, C, P], and the pokes, zero elsewhere.
+
+    poke_counts [B, C] says how many, the first ones; None: all.
+    """
+    slots = torch.arange(poke_xy.shape[2], device=poke_xy.device)
+    if poke_counts is None:
+        return (
+            torch.ones(poke_xy.shape[:3], dtype=torch.bool, device=slots.device),
+            poke_xy,
+            poke_flow,
+        )
+    present = slots < poke_counts[..., None]
+    used = present[..., None]
+    return present, torch.where(used, poke_xy, 0), torch.where(used, poke_flow, 0)

@@ -31,7 +31,7 @@ class PartCriterion:
 
     Attributes:
         threshold_nats: the influence of the pokes on it must be larger. A shift of the expected
-            motion by its own standard deviation makes half a nat.
+            motion along an axis by its standard deviation there makes half a nat.
         least_probability: of moving by more than MOVING; 0 leaves that out.
     """
 

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from ..core.config import ModelConfig
-from ..core.engine import Engine, Precision, used_pokes
+from ..core.engine import Engine, Precision
 from ..core.errors import EngineError
-from ..core.model import FlowPokeModel
+from ..core.model import FlowPokeModel, used_pokes
 from ..core.transformer import PokeReference
 from .export import TRACED, Stage, StageGraph, kv_names, stage_graphs
 from .quantize import quantized, with_small_layers

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..core.config import ModelConfig
-from ..core.engine import Engine, used_pokes
+from ..core.engine import Engine
+from ..core.model import used_pokes
 from ..core.transformer import PokeReference
 from .export import Stage, kv_names
 

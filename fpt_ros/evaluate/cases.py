@@ -12,7 +12,7 @@ import numpy as np
 from fpt_ros import draw
 from fpt_ros.core.parts import MOVING
 from fpt_ros.core.predictor import MotionPredictor
-from fpt_ros.data.samples import cell_centres, choose_pokes
+from fpt_ros.data.samples import REPORT_SIDE_PX, cell_centres, choose_pokes
 from fpt_ros.evaluate.baselines import NO_MOTION
 from fpt_ros.evaluate.runner import MODEL, TestSample
 
@@ -35,7 +35,7 @@ def best_and_worst(records: list[dict[str, Any]], n: int = 4) -> tuple[list[str]
     }
     ranked = sorted(left, key=lambda key: left[key][0])
     best = _one_per_scene(ranked, left)[:n]
-    worst = _one_per_scene(ranked[::-1], left)[: max(0, min(n, len(ranked) - n))]
+    worst = _one_per_scene([key for key in ranked[::-1] if key not in best], left)[:n]
     return best, worst
 
 
@@ -100,7 +100,13 @@ def _panels(predictor: MotionPredictor, sample: TestSample) -> dict[str, np.ndar
         scale = factor * side_px
         longest_px = scale * float(np.linalg.norm(flow, axis=-1).max())
         return draw.overview(
-            image, factor * poke, scale * points, displacements, mask, longest_px=longest_px
+            image,
+            factor * poke,
+            scale * points,
+            displacements,
+            mask,
+            longest_px=longest_px,
+            enlarged_by=scale / REPORT_SIDE_PX,  # the scale tells px as the report does
         )
 
     mixture = motion.mixture

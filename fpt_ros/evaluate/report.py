@@ -41,8 +41,8 @@ MODEL_ONLY = {
     "std_error_correlation_top_mode": "corr. (most confident mode)",
     "coverage_50": "coverage of 50 % region",
     "coverage_90": "coverage of 90 % region",
-    "coverage_50_moving": "coverage of 50 %, moving",
-    "coverage_90_moving": "coverage of 90 %, moving",
+    "coverage_50_likely": "coverage of 50 %, where motion is likely",
+    "coverage_90_likely": "coverage of 90 %, where motion is likely",
     "mode_diversity_px": "mode diversity, moving, px",
     "mode_confidence": "mode confidence, moving",
     "top_mode_error_px": "error of most confident mode, moving, px",
@@ -97,7 +97,8 @@ def markdown(title: str, records: list[Record], facts: dict[str, Any], summary: 
         f"* {n_samples} samples of {n_scenes} scenes; means with 95 % intervals over scenes "
         f"(bootstrap; of fewer than {FEWEST_TO_RESAMPLE}, jackknife and Student's t); px of a 448 "
         "px picture; moving: truth above 1 % of the side; first poke: the largest flow, the others "
-        "random; IoU over samples with a static camera"
+        "random; IoU over samples with a static camera; likelihoods are densities per area of the "
+        "picture; motion is likely where the model says so, with the probability that masks ask for"
     )
     parts.append(
         f"* joint samples: of {n_joint} samples, one a scene, with a static camera, at one poke, "

@@ -76,12 +76,18 @@ class TestSet:
 
 def compared(records: list[Record]) -> Comparison:
     """BEFORE and AFTER, by all measures that the gate looks at and some sample has."""
-    before, after, changes = {}, {}, {}
+    before: dict[tuple[int, str], float] = {}
+    after: dict[tuple[int, str], float] = {}
+    changes = {}
     for pokes in POKES:
         for measure in {**ERRORS, **COVERAGES, **LIMITED}:
             sides, scenes = _pairs(records, pokes, measure)
+            for means, values in ((before, sides[:, 0]), (after, sides[:, 1])):
+                if measure not in _ALWAYS_DEFINED:  # one may find motion likely, the other not
+                    values = values[~np.isnan(values)]
+                if len(values):
+                    means[pokes, measure] = float(values.mean())
             if len(sides):
-                before[pokes, measure], after[pokes, measure] = map(float, sides.mean(axis=0))
                 each = sides[:, 1] - sides[:, 0]
                 of_blocks = (float(each[scenes == scene].mean()) for scene in np.unique(scenes))
                 changes[pokes, measure] = Change(_interval(sides, scenes), tuple(of_blocks))

@@ -28,6 +28,7 @@ from fpt_ros.data.clips_report import save_report
 from fpt_ros.data.samples import ShardIndex, describe
 from fpt_ros.data.tarfiles import write_json
 from fpt_ros.data.windows import ClipSettings
+from fpt_ros.lock import hold
 from fpt_ros.train import finetune_report, recipe, rehearsal
 from fpt_ros.train.choose_weights import Chosen, choose_weights
 from fpt_ros.train.compare import AFTER, BEFORE, Record, TestSet, compared
@@ -38,7 +39,7 @@ from fpt_ros.train.loop import Trainer
 from fpt_ros.train.progress import Listener, Tracker
 from fpt_ros.train.report import Reporter
 from fpt_ros.train.start import choose_device
-from fpt_ros.train.state import BEST_FILE, STATE_FILE, TrainingError, hold
+from fpt_ros.train.state import BEST_FILE, STATE_FILE, TrainingError
 from fpt_ros.train.telling import TellingReporter
 from fpt_ros.train.validate import ValidationSet
 from fpt_ros.weights import default_checkpoint
@@ -165,7 +166,7 @@ class FineTuning:
                 ("epe_moving_px", "end point error of moving points [px of 448]"),
                 ("nll", "NLL [nats]"),
                 ("coverage_90", "coverage of 90 % regions [share]"),
-                ("coverage_90_moving", "coverage of 90 % regions, moving points [share]"),
+                ("coverage_90_likely", "coverage of 90 % regions, points likely to move [share]"),
             )
             if (pokes, measure) in comparison.before
         }

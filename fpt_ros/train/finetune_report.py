@@ -34,7 +34,7 @@ MEASURES = {
     "iou_mask": "IoU of the mask",
     "iou_flow": "IoU by flow",
     "coverage_90": "coverage of 90 % region",
-    "coverage_90_moving": "coverage of 90 %, moving",
+    "coverage_90_likely": "coverage of 90 %, where motion is likely",
     "std_error_correlation": "corr. deviation and error",
 }
 _VIDEO_HZ = 4

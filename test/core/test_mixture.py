@@ -610,6 +610,15 @@ def test_highest_density_mass_of_a_gaussian_is_closed_form():
         assert got == pytest.approx(1 - math.exp(-(radius**2) / 2), abs=0.02)
 
 
+def test_highest_density_mass_of_nothing_known_is_not_known():
+    mixture = random_mixture(19, 3)
+    mixture.means[1] = math.nan
+    mass = mixture.highest_density_mass(torch.zeros(3, 2, dtype=torch.float64))
+    assert mass.isnan().tolist() == [False, True, False]
+    far = torch.full((3, 2), 1e200, dtype=torch.float64)
+    assert mixture[0].highest_density_mass(far[0]) == 1
+
+
 def test_highest_density_mass_of_own_samples_is_uniform():
     mixture = random_mixture(20, spread=4)
     generator = torch.Generator().manual_seed(0)

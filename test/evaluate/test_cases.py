@@ -35,6 +35,13 @@ def test_ranked_by_what_is_left_of_the_motion_and_one_per_scene():
     few = {key: errors[key] for key in "bd"}
     assert cases.best_and_worst(records(few), n=2) == (["b", "d"], [])
     assert cases.best_and_worst([]) == ([], [])
+    one_scene_is_enough = {
+        "best": ("s1", 1.0, 10.0),
+        "2nd": ("s1", 2.0, 10.0),
+        "3rd": ("s1", 3.0, 10.0),
+        "worst": ("s2", 9.0, 10.0),
+    }
+    assert cases.best_and_worst(records(one_scene_is_enough), n=2) == (["best", "worst"], ["3rd"])
 
 
 @pytest.fixture

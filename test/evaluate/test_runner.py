@@ -188,6 +188,9 @@ def test_coverage_and_correlations_of_who_expects_what_happens():
     for level in (0.5, 0.9):
         error = np.sqrt(level * (1 - level) / 1024)  # a quarter of the points
         assert record[f"coverage_{level:.0%}"[:-1]] == pytest.approx(level, abs=3 * error)
+        # Chosen by what is predicted, points are covered as often as all.
+        likely = record[f"coverage_{level:.0%}"[:-1] + "_likely"]
+        assert likely == pytest.approx(level, abs=6 * error)
     mean = 0.8 * told.modes[:, 0] + 0.2 * told.modes[:, 1]
     between = 0.8 * 0.2 * np.square(told.modes[:, 0] - told.modes[:, 1]).sum(-1)
     deviation = np.sqrt(2 * told.std[:, 0] ** 2 + between)

@@ -205,10 +205,10 @@ CHANCE = {
 }
 ALL_OF_FEW = {(1, "nll"): Change((-0.5, -6.9, 5.9), (-0.9, -0.1))}
 NOT_ALL_OF_FEW = {(5, "nll"): Change((-0.5, -0.9, -0.1), (-0.9, -0.8, 0.2))}
-MOVING = "coverage_90_moving"
-WORSE_OF_MOVING = Comparison(
-    side() | {(1, MOVING): 0.8, (5, MOVING): 0.8},
-    side(7.0, -6.5) | {(1, MOVING): 0.7, (5, MOVING): 0.76},
+LIKELY = "coverage_90_likely"
+WORSE_WHERE_LIKELY = Comparison(
+    side() | {(1, LIKELY): 0.8, (5, LIKELY): 0.8},
+    side(7.0, -6.5) | {(1, LIKELY): 0.7, (5, LIKELY): 0.76},
 )
 SAME = Comparison(side(20.0), side(20.8))
 
@@ -242,7 +242,7 @@ def test_better_and_little_forgotten_is_promoted():
             SAME,
             "5 pokes .* not in every block",
         ),
-        (WORSE_OF_MOVING, SAME, "cover 70 % of moving points at one poke, before 80 %"),
+        (WORSE_WHERE_LIKELY, SAME, "cover 70 % of points likely to move at one poke, before 80 %"),
         (Comparison(side(), side(7.0, float("-inf"))), SAME, "NLL .* is no number"),
     ],
 )
@@ -299,11 +299,16 @@ def test_failing_on_the_hard_samples_is_not_better(failure):
 
 def test_samples_without_a_measure_say_nothing_about_it():
     pairs = {"a": (0.8, 0.9), "still": (math.nan, math.nan)}
-    comparison = compared(rows_of("coverage_90_moving", pairs))
-    assert comparison.after[1, "coverage_90_moving"] == 0.9
+    comparison = compared(rows_of("coverage_90_likely", pairs))
+    assert comparison.after[1, "coverage_90_likely"] == 0.9
     assert math.isnan(comparison.after[1, "nll"])  # which every sample has
-    none = compared(rows_of("coverage_90_moving", {"still": (math.nan, math.nan)}))
-    assert (1, "coverage_90_moving") not in none.after
+    none = compared(rows_of("coverage_90_likely", {"still": (math.nan, math.nan)}))
+    assert (1, "coverage_90_likely") not in none.after
+    # What is likely to move is for each side to say.
+    pairs = {"a": (math.nan, 0.7), "b": (0.8, 0.9), "c": (0.6, math.nan)}
+    own = compared(rows_of("coverage_90_likely", pairs))
+    assert own.before[1, "coverage_90_likely"] == pytest.approx(0.7)
+    assert own.after[1, "coverage_90_likely"] == pytest.approx(0.8)
 
 
 def test_one_block_gives_means_without_intervals(tmp_path):
