@@ -28,6 +28,7 @@ from fpt_ros.data.tarfiles import add_file, jpeg, new_shard, npz, remove_stale, 
 from fpt_ros.data.tracks import PointTracker, one_opencv_thread
 from fpt_ros.data.tracks.classical import ClassicalTracker
 from fpt_ros.data.windows import MAX_HORIZON_ERROR, ClipSample, ClipSettings, clip_samples
+from fpt_ros.lock import hold
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,8 @@ def make_shards(
         progress: is told the share of the footage that is done, and what is being done.
 
     Raises:
-        InvalidInputError: nothing to read, a missing topic, or `out` holds other recordings.
+        InvalidInputError: nothing to read, a missing topic, `out` holds other recordings, or
+            another process is at work in it.
         BagError: no bag can be read.
         OSError: the disk is full, a drive is gone, or too many files are open. Mend that, and run
             it again to go on.
@@ -139,6 +141,7 @@ def make_shards(
         "image_rate_hz": image_rate_hz,
     }
     asked = json.loads(json.dumps(asked))
+    hold(out)
     known = _known_plan(out / _PLAN, asked)
     if known:
         _warn_of_new(sources, known["sources"])

@@ -25,6 +25,7 @@ from fpt_ros.core.config import ModelConfig
 from fpt_ros.core.errors import CheckpointError, InvalidInputError
 from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.data.samples import ShardIndex, describe
+from fpt_ros.lock import hold
 from fpt_ros.train.batches import Batch, TrainingBatches
 from fpt_ros.train.config import TrainConfig, check_resumable
 from fpt_ros.train.control import Clock, Decision, stop_for_parent_alone, stop_request
@@ -37,7 +38,6 @@ from fpt_ros.train.state import (
     LAST_FILE,
     STATE_FILE,
     TrainingError,
-    hold,
     load_state,
     save_state,
     try_to_write,

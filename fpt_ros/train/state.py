@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 from collections.abc import Callable
@@ -11,39 +10,17 @@ from typing import Any
 
 import torch
 
-from fpt_ros.core.errors import CheckpointError, FptError, InvalidInputError
+from fpt_ros.core.errors import CheckpointError, FptError
 
 log = logging.getLogger(__name__)
 
 STATE_FILE = "state.pt"
 LAST_FILE = "last.safetensors"
 BEST_FILE = "best.safetensors"
-LOCK_FILE = ".lock"
 
 
 class TrainingError(FptError):
     """Training cannot go on; the last checkpoint is whole."""
-
-
-def hold(folder: Path) -> None:
-    """Keep other processes out of the run in `folder` until this one ends, in whatever way.
-
-    The folder is made if need be. Raises InvalidInputError when another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        # Of the process, unlike flock: loader processes that outlive a killed run do not keep it.
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        os.close(lock)
-        raise InvalidInputError(
-            f"another process is at work in {folder}: wait until it has ended, or choose another "
-            "folder"
-        ) from error
-    except OSError as error:  # some network drives have no locks
-        log.warning("%s is not kept from other processes: %s", folder, error)
-    # Not closed: with the first descriptor of the file that is closed, the lock would be gone.
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:

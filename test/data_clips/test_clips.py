@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from fpt_ros.data.samples import ShardIndex, ShardReader
 from fpt_ros.data.tarfiles import new_shard, write_json
 from fpt_ros.data.tracks import Tracks
 from fpt_ros.data.windows import ClipSettings, clip_samples
+from fpt_ros.lock import LOCK_FILE
 
 SETTINGS = ClipSettings(horizon_s=0.5, stride_s=0.5, image_px=64, grid=16)
 
@@ -102,13 +105,31 @@ def test_stopped_work_goes_on_and_gives_the_same(recorded, tmp_path):
     (parts / ".train-00001.tar.4194305").write_bytes(b"left by a process that was killed")
     again = make_shards([recorded], [], parts, SETTINGS, Teller())
     assert shards(parts) == shards(whole)
-    assert not list(parts.glob(".*"))
+    assert list(parts.glob(".*")) == [parts / LOCK_FILE]
     assert again == report
     idle = Teller()
     make_shards([recorded], [], parts, SETTINGS, idle)
     assert idle.calls == 0
     with pytest.raises(InvalidInputError, match="other settings"):
         make_shards([recorded], [], parts, ClipSettings(0.4), Teller())
+
+
+def test_a_folder_in_which_another_process_works_is_left_alone(recorded, tmp_path):
+    expanded = tmp_path / ".expanded" / "of the other"
+    expanded.mkdir(parents=True)
+    code = (
+        "import pathlib, sys; from fpt_ros.lock import hold; hold(pathlib.Path(sys.argv[1]));"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(InvalidInputError, match="another process is at work in"):
+            make_shards([recorded], [], tmp_path, SETTINGS, Teller())
+        assert expanded.exists()
+        process.kill()
+    assert make_shards([recorded], [], tmp_path, SETTINGS, Teller()).samples["train"]
 
 
 def test_blocks_that_a_power_failure_has_damaged_are_made_again(recorded, tmp_path):

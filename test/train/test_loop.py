@@ -23,11 +23,12 @@ from fpt_ros.core.config import (
 )
 from fpt_ros.core.errors import CheckpointError, InvalidInputError
 from fpt_ros.core.model import FlowPokeModel
+from fpt_ros.lock import LOCK_FILE
 from fpt_ros.train.config import SelectionConfig, TrainConfig, check_resumable
 from fpt_ros.train.loop import Trainer
 from fpt_ros.train.optimize import learning_rate_factor
 from fpt_ros.train.start import initial_model
-from fpt_ros.train.state import LOCK_FILE, TrainingError, load_state, save_state
+from fpt_ros.train.state import TrainingError, load_state, save_state
 
 TINY = ModelConfig(
     DinoEncoderConfig(input_px=28, width=32, depth=1, heads=2, patch_px=7, position_grid=4),
