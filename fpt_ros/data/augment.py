@@ -123,7 +123,8 @@ def vary_light(rgb: np.ndarray, rng: np.random.Generator, config: AugmentConfig)
         table = 255 * (np.arange(256) / 255.0) ** gamma
         rgb = cv2.LUT(rgb, table.round().astype(np.uint8))
     if rng.random() < config.p_blur:
-        rgb = cv2.GaussianBlur(rgb, (0, 0), rng.uniform(0.2, config.max_blur_px))
+        least_px = min(0.2, config.max_blur_px)
+        rgb = cv2.GaussianBlur(rgb, (0, 0), rng.uniform(least_px, config.max_blur_px))
     if rng.random() < config.p_noise:
         noise = rng.standard_normal(rgb.shape, dtype=np.float32) * rng.uniform(0, config.max_noise)
         rgb = np.clip(np.rint(rgb + noise), 0, 255).astype(np.uint8)

@@ -97,6 +97,12 @@ def test_light_keeps_greys_grey_and_range():
     assert np.std(levels) > 10
 
 
+def test_blur_may_be_as_weak_as_wanted():
+    image = np.random.default_rng(0).integers(0, 255, (32, 32, 3)).astype(np.uint8)
+    config = dataclasses.replace(NO_AUGMENTATION, p_blur=1, max_blur_px=0.1)
+    np.testing.assert_array_equal(vary_light(image, np.random.default_rng(0), config), image)
+
+
 def test_compression_keeps_of_fine_stripes_what_their_colour_weighs_in_brightness():
     """JPEG keeps brightness at full and colour at half resolution: red stripes stay, blue fade."""
     kept = []
