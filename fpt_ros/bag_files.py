@@ -20,7 +20,7 @@ from rosbags.rosbag2.storage_mcap import zstd
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from fpt_ros.bag_mcap import McapRemains
+from fpt_ros.bag_mcap import indexed_messages, remaining_messages
 from fpt_ros.bag_sqlite import SqliteRemains
 from fpt_ros.core.errors import machine_trouble
 from fpt_ros.sqlite_pages import looks_finished
@@ -84,6 +84,7 @@ class BagFiles:
         self._scratch = scratch
         self._damages: list[str] = []
         self._left_out: dict[str, tuple[int, str]] = {}  # messages by file, and why
+        self._bad_chunks: dict[str, dict[int, str]] = {}  # by file and position, and why
         self._idle: dict[Path, tuple[FileReader, ExitStack]] = {}  # the one used last comes last
         self._max_idle = _MAX_IDLE_FILES
         files, claimed = _storage_files(path, self._damages)
@@ -102,9 +103,18 @@ class BagFiles:
     @property
     def damages(self) -> list[str]:
         """What cannot be read, as far as it is known by now."""
-        return self._damages + [
-            f"{count} compressed messages of {name} are damaged and left out: {reason}"
-            for name, (count, reason) in self._left_out.items()
+        return [
+            *self._damages,
+            *(
+                f"{len(bad)} chunks of {name} are damaged and left out, the first at byte "
+                f"{min(bad)}: {bad[min(bad)]}"
+                for name, bad in self._bad_chunks.items()
+                if bad
+            ),
+            *(
+                f"{count} compressed messages of {name} are damaged and left out: {reason}"
+                for name, (count, reason) in self._left_out.items()
+            ),
         ]
 
     def messages(
@@ -173,7 +183,8 @@ class BagFiles:
         with ExitStack() as stack:
             is_packed = file.suffix == ".zstd"
             plain = _expanded(file, stack, self._scratch, damages) if is_packed else file
-            return _reader(plain, stack, damages), stack.pop_all()
+            bad_chunks = self._bad_chunks.setdefault(file.name, {})
+            return _reader(plain, stack, damages, bad_chunks), stack.pop_all()
 
     def _timed(
         self,
@@ -347,20 +358,27 @@ storage_mcap.DECOMPRESSORS.update(zstd=_bounded_zstd, lz4=_bounded_lz4)
 # ---- files without an end ---------------------------------------------------------------------
 
 
-def _reader(file: Path, stack: ExitStack, damages: list[str]) -> FileReader:
+def _reader(
+    file: Path, stack: ExitStack, damages: list[str], bad_chunks: dict[int, str]
+) -> FileReader:
     reason = ""
     claimed: int | None = None
     try:
-        if file.suffix != ".db3" or looks_finished(file):
-            reader = stack.enter_context(Reader(_safely_named(file, stack)))
-            if not isinstance(reader.storage, storage_mcap.McapReader) or reader.storage.chunks:
-                return reader
-            claimed = reader.message_count
+        if file.suffix != ".db3":
+            messages, claimed = indexed_messages(file, MAX_EXPANDED_BYTES, bad_chunks)
+            if messages:
+                return stack.enter_context(messages)
+        elif looks_finished(file):
+            return stack.enter_context(Reader(_safely_named(file, stack)))
     except Exception as error:  # the parser meets untrusted bytes and raises many types
         if machine_trouble(error) or file.suffix not in (".db3", ".mcap"):
             raise
         reason = f" ({error or type(error).__name__})"
-    remains, extent = (_sqlite_remains if file.suffix == ".db3" else _mcap_remains)(file, stack)
+    remains: FileReader
+    if file.suffix == ".db3":
+        remains, extent = _sqlite_remains(file, stack)
+    else:
+        remains, extent = _mcap_remains(file, stack, bad_chunks)
     if claimed is None or remains.message_count < claimed:
         damages.append(
             f"{file.name} was not closed, or is cut off or damaged{reason}: {extent} can be read"
@@ -388,14 +406,16 @@ def _sqlite_remains(file: Path, stack: ExitStack) -> tuple[FileReader, str]:
     return reader, f"{reader.message_count} messages{size}"
 
 
-def _mcap_remains(file: Path, stack: ExitStack) -> tuple[FileReader, str]:
+def _mcap_remains(
+    file: Path, stack: ExitStack, bad_chunks: dict[int, str]
+) -> tuple[FileReader, str]:
     size = file.stat().st_size
     if not size:
         raise ValueError(f"{file.name} is empty: its recorder ended before it had written anything")
     try:
-        reader = stack.enter_context(McapRemains(file, MAX_EXPANDED_BYTES))
+        messages, there_bytes = remaining_messages(file, MAX_EXPANDED_BYTES, bad_chunks)
     except OSError:
         raise
     except Exception as error:  # the parser meets untrusted bytes and raises many types
         raise ValueError(f"{file.name} cannot be read: {error}") from error
-    return reader, f"{reader.there_bytes / 1e6:.1f} of {size / 1e6:.1f} MB"
+    return stack.enter_context(messages), f"{there_bytes / 1e6:.1f} of {size / 1e6:.1f} MB"

@@ -1,8 +1,9 @@
-"""What can be read of an MCAP recording without an index: cut off, not closed, or without chunks.
+"""Reading the messages of MCAP recordings: closed ones, cut off ones, damaged ones.
 
-`rosbags` goes through such a file from its beginning for every question, and gives up where
-messages are not in order of time, as those of several topics seldom are. Here its records are found
-once, and then read from where they are.
+`rosbags` finds out what a file claims to hold. Reading it is done here: `rosbags` holds all chunks
+at once that claim to begin at the same time, and ends at one that is damaged. Of a file without an
+index, it goes through all of it for every question, and gives up where messages are not in order of
+time, as those of several topics seldom are; here its records are found once.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import heapq
 import io
 import os
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader, storage_mcap
+
+from fpt_ros.core.errors import machine_trouble
 
 _MAGIC = b"\x89MCAP0\r\n"
 # A footer that says there is no summary: the reader then looks at the records themselves.
@@ -40,31 +43,36 @@ class _Piece(NamedTuple):
     start: int
     end: int
     is_chunk: bool
+    numbers: frozenset[int] = frozenset()  # of the connections in it; none: not known
 
 
-class McapRemains:
-    """The messages of an MCAP file as far as its records are whole.
+class McapMessages:
+    """The messages of an MCAP file. It stands in for a `rosbags.rosbag2.Reader`."""
 
-    It stands in for a `rosbags.rosbag2.Reader`. `there_bytes` is how much of the file is whole. A
-    chunk or message that claims more than `max_bytes` is none.
+    def __init__(
+        self,
+        file: Path,
+        reader: Reader,
+        pieces: Iterable[_Piece],
+        max_bytes: int,
+        damaged: dict[int, str],
+    ) -> None:
+        """Open it.
 
-    Raises, from the constructor, whatever the parser meets when that is no recording.
-    """
-
-    def __init__(self, file: Path, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        for check_chunks in (False, True):
-            pieces, self.there_bytes = _survey(file, max_bytes, check_chunks)
-            try:
-                with Reader(_CutMcap(file, self.there_bytes)) as reader:  # type: ignore[arg-type]
-                    self.connections = list(reader.connections)
-                    self.message_count = reader.message_count
-                    self.start_time, self.end_time = reader.start_time, reader.end_time
-                break
-            except Exception:  # a damaged chunk: look for it
-                if check_chunks:
-                    raise
+        Args:
+            file: the recording.
+            reader: says what the file holds.
+            pieces: where that is.
+            max_bytes: a chunk or message that claims more is none.
+            damaged: chunks that cannot be read are put here as they are met: their position in the
+                file, and why.
+        """
+        self.connections = list(reader.connections)
+        self.message_count = reader.message_count
+        self.start_time, self.end_time = reader.start_time, reader.end_time
         self._pieces = sorted(pieces)
+        self._max_bytes = max_bytes
+        self._damaged = damaged
         self._content = file.open("rb")
 
     def messages(
@@ -83,7 +91,7 @@ class McapRemains:
         for piece in self._pieces:
             if piece.first_ns >= stop_ns:
                 break
-            if piece.last_ns < start_ns:
+            if piece.last_ns < start_ns or (piece.numbers and piece.numbers.isdisjoint(by_id)):
                 continue
             while waiting and (waiting[0][0] < piece.first_ns or waiting_bytes > self._max_bytes):
                 time_ns, _, _, number, data = heapq.heappop(waiting)
@@ -101,18 +109,21 @@ class McapRemains:
         """Close the file."""
         self._content.close()
 
-    def __enter__(self) -> McapRemains:
+    def __enter__(self) -> McapMessages:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def _read(self, piece: _Piece) -> Iterator[tuple[int, int, bytes]]:
-        """Connection, time and content of a piece's messages."""
-        self._content.seek(piece.start)
-        data = self._content.read(piece.end - piece.start)
-        if piece.is_chunk:
-            data = _chunk_content(data[_HEAD.size :])
+        """Connection, time and content of a piece's messages; none if it is damaged."""
+        try:
+            data = self._content_of(piece)
+        except Exception as error:  # decompressors raise many types
+            if machine_trouble(error):
+                raise
+            self._damaged[piece.start] = str(error) or type(error).__name__
+            return
         place = 0
         while place + _HEAD.size <= len(data):
             kind, length = _HEAD.unpack_from(data, place)
@@ -120,6 +131,68 @@ class McapRemains:
             if kind == _MESSAGE and length >= _MESSAGE_HEAD.size and place <= len(data):
                 number, _, time_ns, _ = _MESSAGE_HEAD.unpack_from(data, start)
                 yield number, time_ns, data[start + _MESSAGE_HEAD.size : place]
+
+    def _content_of(self, piece: _Piece) -> bytes:
+        size = piece.end - piece.start
+        if size > _HEAD.size + self._max_bytes:
+            raise ValueError(f"the chunk has {size} bytes; up to {self._max_bytes} are accepted")
+        self._content.seek(piece.start)
+        data = self._content.read(size)
+        if not piece.is_chunk:
+            return data
+        if data[: _HEAD.size] != _HEAD.pack(_CHUNK, size - _HEAD.size):
+            raise ValueError("there is no chunk of the length that the index tells")
+        return _chunk_content(data[_HEAD.size :])
+
+
+def indexed_messages(
+    file: Path, max_bytes: int, damaged: dict[int, str]
+) -> tuple[McapMessages | None, int]:
+    """The messages of a file that was closed, None if it has no index of chunks; and how many.
+
+    See McapMessages. Raises whatever the parser meets in a damaged file.
+    """
+    with Reader(file) as reader:
+        assert isinstance(reader.storage, storage_mcap.McapReader)
+        chunks = reader.storage.chunks
+        # Sound chunks share nothing: else a small file could hold any amount.
+        if sum(chunk.chunk_length for chunk in chunks) > file.stat().st_size:
+            raise ValueError("the chunks of its index are together larger than the file")
+        pieces = [
+            _Piece(
+                chunk.message_start_time,
+                chunk.message_end_time,
+                chunk.chunk_start_offset,
+                chunk.chunk_start_offset + chunk.chunk_length,
+                True,
+                frozenset(chunk.channel_count),
+            )
+            for chunk in chunks
+        ]
+        count = reader.message_count
+        return McapMessages(file, reader, pieces, max_bytes, damaged) if pieces else None, count
+
+
+def remaining_messages(
+    file: Path, max_bytes: int, damaged: dict[int, str]
+) -> tuple[McapMessages, int]:
+    """The messages as far as a file's records are whole, and how many bytes of it that is.
+
+    See McapMessages. Raises whatever the parser meets when that is no recording.
+    """
+    pieces, end = _survey(file, max_bytes, check_chunks=False)
+    try:
+        return _cut_off(file, pieces, end, max_bytes, damaged), end
+    except Exception:  # a damaged chunk: look for it
+        pieces, end = _survey(file, max_bytes, check_chunks=True)
+        return _cut_off(file, pieces, end, max_bytes, damaged), end
+
+
+def _cut_off(
+    file: Path, pieces: Iterable[_Piece], end: int, max_bytes: int, damaged: dict[int, str]
+) -> McapMessages:
+    with Reader(_CutMcap(file, end)) as reader:  # type: ignore[arg-type]
+        return McapMessages(file, reader, pieces, max_bytes, damaged)
 
 
 def _survey(file: Path, max_bytes: int, check_chunks: bool) -> tuple[list[_Piece], int]:

@@ -16,7 +16,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.rosbag2.storage_mcap import DECOMPRESSORS, zstd
 
 from fpt_ros.bag_files import MAX_EXPANDED_BYTES
-from fpt_ros.bag_mcap import McapRemains
+from fpt_ros.bag_mcap import McapMessages
 from fpt_ros.bags import BagError, BagReader, typestore_for
 from fpt_ros.data.bag_info import survey
 from fpt_ros.data.footage import is_bag
@@ -245,26 +245,99 @@ def chunks_of(content):
     return found
 
 
-def test_chunks_that_claim_to_begin_early_do_not_fill_the_memory(tmp_path, monkeypatch):
+def index_of(content):
+    """Where the records of the chunk index are in an MCAP file."""
+    (place,) = struct.unpack_from("<Q", content, len(content) - len(MAGIC) - 20)
+    found = []
+    while content[place] != 0x02:
+        if content[place] == 0x08:
+            found.append(place)
+        place += 9 + struct.unpack_from("<Q", content, place + 1)[0]
+    return found
+
+
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_chunks_that_claim_to_begin_early_do_not_fill_the_memory(tmp_path, monkeypatch, is_closed):
     file = write(tmp_path / "bag", [f"{i:04d}" + "z" * 300_000 for i in range(30)])
     content = bytearray(file.read_bytes())
     chunks = chunks_of(content)
     assert len(chunks) > 6
-    for place, _ in chunks:
+    for place in [*(place for place, _ in chunks), *index_of(content)]:
         content[place + 9 : place + 17] = bytes(8)
-    file.write_bytes(content[: content.rindex(MAGIC)])
+    file.write_bytes(content if is_closed else content[: content.rindex(MAGIC)])
     largest = max(length for _, length in chunks)
     monkeypatch.setattr("fpt_ros.bag_files.MAX_EXPANDED_BYTES", largest)
     read = []
-    piece_of = McapRemains._read
+    piece_of = McapMessages._read
     monkeypatch.setattr(
-        McapRemains, "_read", lambda self, piece: read.append(piece) or piece_of(self, piece)
+        McapMessages, "_read", lambda self, piece: read.append(piece) or piece_of(self, piece)
     )
     with BagReader(file) as reader:
+        assert bool(reader.damages) != is_closed
         ahead = [len(read) - i * len(chunks) / 30 for i, _ in enumerate(reader.messages())]
         assert len(ahead) == 30
         assert max(ahead) <= 4
         assert [stamp for _, stamp, _ in reader.messages()] == list(range(30))
+
+
+def test_of_a_closed_file_a_damaged_chunk_costs_only_itself(tmp_path):
+    texts = [f"{i:04d}" + "z" * 300_000 for i in range(30)]
+    file = write(tmp_path / "bag", texts, mode=CompressionMode.STORAGE)
+    content = bytearray(file.read_bytes())
+    chunks = chunks_of(content)
+    bad = [place for place, _ in chunks[2:4]]
+    content[content.index(b"\x28\xb5\x2f\xfd", bad[0])] ^= 1  # what compressed data begins with
+    content[bad[1]] = 0x80
+    file.write_bytes(content)
+    with BagReader(file) as whole, BagReader(file) as part:
+        assert whole.damages == part.damages == []
+        stamps = [stamp for _, stamp, _ in whole.messages()]
+        lost = set(range(30)) - set(stamps)
+        assert stamps == sorted(stamps)
+        assert 0 < len(lost) <= 10
+        assert lost == set(range(min(lost), max(lost) + 1))
+        for _ in range(2):
+            (damage,) = whole.damages
+            assert damage.startswith(f"2 chunks of bag.mcap are damaged and left out, the first at "
+                                     f"byte {bad[0]}: ")  # fmt: skip
+            assert [stamp for _, stamp, _ in whole.messages(None, 25, 28)] == [25, 26, 27]
+        list(part.messages(None, max(lost), None))
+        assert (
+            f"1 chunks of bag.mcap are damaged and left out, the first at byte {bad[1]}"
+            in (part.damages[0])
+        )
+        found = survey(part)
+    assert found.read == 30 - len(lost)
+    assert damage in found.warnings
+
+
+def test_chunks_without_what_is_asked_for_are_not_read(tmp_path, monkeypatch):
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        topics = [writer.add_connection(name, STRING, typestore=STORE) for name in ("/a", "/b")]
+        for number in range(30):
+            message = STORE.types[STRING]("z" * 300_000)
+            cdr = bytes(STORE.serialize_cdr(message, STRING))
+            writer.write(topics[number == 20], number, cdr)
+    read = []
+    piece_of = McapMessages._read
+    monkeypatch.setattr(
+        McapMessages, "_read", lambda self, piece: read.append(piece) or piece_of(self, piece)
+    )
+    with BagReader(tmp_path / "bag") as reader:
+        assert [stamp for _, stamp, _ in reader.messages({"/b"})] == [20]
+    assert len(read) == 1
+
+
+def test_an_index_may_not_name_more_than_the_file_holds(tmp_path):
+    """One chunk, named a hundred times: the records themselves are read instead."""
+    file = write(tmp_path / "bag", ["z" * 5_000])
+    content = file.read_bytes()
+    (place,) = index_of(content)
+    length = 9 + struct.unpack_from("<Q", content, place + 1)[0]
+    file.write_bytes(content[:place] + 100 * content[place : place + length] + content[place:])
+    with BagReader(file) as reader:
+        assert [stamp for _, stamp, _ in reader.messages()] == [0]
+        assert "larger than the file" in reader.damages[0]
 
 
 @pytest.mark.parametrize("kind", ["chunk", "message"])

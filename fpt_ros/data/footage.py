@@ -248,11 +248,16 @@ class BagFootage:
         self.name = bag_name + camera
         self.start_ns: int | None = reader.start_ns
         self.duration_s = reader.duration_s
-        self.damages: Sequence[str] = [f"{bag_name}: {damage}" for damage in reader.damages]
+        self._bag_name = bag_name
         self._path = path
         self._bags = bags
         self._topic = topic
         self._types = typestore_for(topic.type_name)
+
+    @property
+    def damages(self) -> Sequence[str]:
+        """See Footage."""
+        return [f"{self._bag_name}: {damage}" for damage in self._bags.reader(self._path).damages]
 
     def frames(self, start_s: float, stop_s: float, skipped: Counter[str]) -> Iterator[Frame]:
         """See Footage."""

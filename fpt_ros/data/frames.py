@@ -32,13 +32,16 @@ class Footage(Protocol):
 
     No other footage that was opened with it has the same `name`. `start_ns` is when the recording
     began, on a clock that it shares with others; None where that is not known. `duration_s` is the
-    recording's. `damages` says what cannot be read of the recording, and names it.
+    recording's. `damages` says what cannot be read of the recording, as far as it is known by now,
+    and names it.
     """
 
     name: str
     start_ns: int | None
     duration_s: float
-    damages: Sequence[str]
+
+    @property
+    def damages(self) -> Sequence[str]: ...
 
     def frames(self, start_s: float, stop_s: float, skipped: Counter[str]) -> Iterator[Frame]:
         """Frames recorded in [start_s, stop_s); `skipped` counts the unusable ones by reason.
