@@ -38,7 +38,7 @@ from fpt_ros.data.tarfiles import add_file, jpeg, new_shard, npz, remove_stale, 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-WORLD = 4
+WORLD = 5
 """Counts the changes after which a seed gives other samples: families, looks, motion, chances."""
 _REPORT_EVERY = 16
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from fpt_ros.data.scenes import generate
+from fpt_ros.data.scenes import generate, views
+from fpt_ros.data.scenes.camera import look_at
 from fpt_ros.data.scenes.families import furniture
 from fpt_ros.data.scenes.layout import Layout
 from fpt_ros.data.scenes.outcomes import JointMotion, Push, State
@@ -139,3 +140,27 @@ def test_flow_at_every_horizon_by_closed_form(seed, gripper_touches, moving_came
         camera_way = moving_camera * fraction
         expected = seen_from(view, points, camera_way * shift, camera_way * turn) - view.unit
         np.testing.assert_allclose(flow, np.clip(expected, -4, 4), atol=1e-5)
+
+
+def sled(b):
+    body = b.body(None, [0, 0, 0.5], stem="sled")
+    b.slide(body, [1, 0, 0], -3.0, 3.0)
+    b.box(body, [0.1, 0.1, 0.1], [0, 0, 0], b.material("plain"))
+    return Layout("floor", (0, 0, 0.5), 0.3, 0.3, 0.3, np.pi)
+
+
+@pytest.mark.parametrize(("way_m", "is_sample"), [(0.3, True), (2.1, False)])
+def test_what_ends_behind_the_camera_gives_no_sample(way_m, is_sample, monkeypatch):
+    rng = np.random.default_rng(0)
+    world = build_world(sled, rng)
+    world.gripper = None
+    state = State(world)
+    state.show(state.start)
+    camera = look_at(np.array([1.0, 0, 0.5]), np.array([0, 0, 0.5]), 0.0, 0.5)
+    monkeypatch.setattr(views, "random_camera", lambda *_: camera)
+    settings = generate.SceneSettings(48, 32, (0.6, 1.0), moving_camera=0.0)
+    with SceneRenderer(world.model) as renderer:
+        view = find_view(rng, world, state, renderer, settings.image_px, settings.grid)
+        stage = generate._Stage(rng, world, state, renderer, settings)
+        motion = JointMotion((world.mechanisms[0],), (way_m,), 1.0)
+        assert (stage._happen(view, motion) is not None) is is_sample

@@ -184,7 +184,11 @@ class _Stage:
         return displacement(view.unit, view.points, view.body, view.poses, after, view.camera)[0]
 
     def _happen(self, view: View, motion: JointMotion | Push) -> Sample | None:
-        """Carry out a motion and measure it; None when too little or too much moves."""
+        """Carry out a motion and measure it.
+
+        None when too little or too much moves, or something to where no picture shows it: behind
+        the camera.
+        """
         settings, rng = self.settings, self.rng
         later = self.state.later(motion, list(settings.horizons_s))
         if not later:
@@ -205,6 +209,8 @@ class _Stage:
             camera = displaced(view.camera, shift, turning, fraction)
             after = Poses.of(self.state.data)
             flow, depth = displacement(view.unit, view.points, view.body, view.poses, after, camera)
+            if depth.min() <= 0:
+                return None
             depth_map, _ = self.renderer.geometry(self.state.data, camera, 2 * settings.grid)
             flows.append(flow)
             visible.append(visible_at(view.unit + flow, depth, depth_map))
