@@ -9,7 +9,7 @@ import heapq
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader, storage_mcap
 from rosbags.rosbag2.storage_mcap import zstd
+from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader, apsw
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -35,6 +36,11 @@ _SPARE_DISK_BYTES = 256 << 20
 _MAX_IDLE_FILES = 4
 
 _NOT_METADATA = (YAMLError, KeyError, TypeError, AttributeError, ValueError, RecursionError)
+# Views, virtual tables and triggers. Indexes that SQLite makes by itself have no text.
+_NO_TABLES = """
+    SELECT name FROM sqlite_master WHERE sql NOT LIKE 'CREATE TABLE %'
+    AND sql NOT LIKE 'CREATE INDEX %' AND sql NOT LIKE 'CREATE UNIQUE INDEX %'
+"""
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # serialised messages never begin like this
 
 Message = tuple[Connection, int, bytes]  # with the time of recording, ns
@@ -369,7 +375,9 @@ def _reader(
             if messages:
                 return stack.enter_context(messages)
         elif looks_finished(file):
-            return stack.enter_context(Reader(_safely_named(file, stack)))
+            reader = Reader(_safely_named(file, stack))
+            reader.storage = _Database(reader.path)
+            return stack.enter_context(reader)
     except Exception as error:  # the parser meets untrusted bytes and raises many types
         if machine_trouble(error) or file.suffix not in (".db3", ".mcap"):
             raise
@@ -384,6 +392,27 @@ def _reader(
             f"{file.name} was not closed, or is cut off or damaged{reason}: {extent} can be read"
         )
     return remains
+
+
+class _Database(Sqlite3Reader):
+    """A database that is read only if its tables hold what they give, and none of it is computed.
+
+    Else a small one could give any amount, and the file decide what is run.
+    """
+
+    def open(self) -> None:
+        """Open it. Raises ValueError when it defines more than tables with columns, and indexes."""
+        flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+        with closing(apsw.Connection(f"file:{self.path}?immutable=1", flags=flags)) as database:
+            for (name,) in database.execute(_NO_TABLES):
+                raise ValueError(f"{name} is neither a table nor an index")
+            for table in ("schema", "topics", "message_definitions", "messages"):
+                for _, column, *_, hidden in database.execute(f"PRAGMA table_xinfo({table})"):
+                    if hidden:
+                        raise ValueError(f"the column {column} of {table} is computed")
+        super().open()
+        assert self.dbconn
+        self.dbconn.limit(apsw.SQLITE_LIMIT_LENGTH, MAX_EXPANDED_BYTES)
 
 
 def _safely_named(file: Path, stack: ExitStack) -> Path:

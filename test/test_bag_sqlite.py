@@ -431,3 +431,34 @@ def test_the_beginning_of_a_compressed_file_that_is_cut_off_is_read(tmp_path):
     found, reader = read(tmp_path / "bag")
     assert 30 < len(found) < 60
     assert any("cut off" in damage and file.name in damage for damage in reader.damages)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE messages RENAME TO old; CREATE TABLE messages(id INTEGER PRIMARY KEY, "
+        "topic_id INTEGER, timestamp INTEGER, data BLOB GENERATED ALWAYS AS (zeroblob(30000000)));"
+        "INSERT INTO messages SELECT id, topic_id, timestamp FROM old; DROP TABLE old",
+        "ALTER TABLE topics ADD COLUMN more TEXT GENERATED ALWAYS AS (upper(name)) VIRTUAL",
+        "DROP TABLE message_definitions; CREATE VIEW message_definitions AS SELECT 1 AS id, "
+        "'std_msgs/msg/String' AS topic_type, 'ros2msg' AS encoding, "
+        "'' AS encoded_message_definition, '' AS type_description_hash",
+    ],
+)
+def test_nothing_that_a_database_defines_is_run(tmp_path, change):
+    file = tmp_path / "bag.db3"
+    contents = write(file, [100] * 5)
+    with sqlite3.connect(file) as bag:
+        bag.executescript(change)
+    bag.close()
+    found, reader = read(file)
+    assert set(found.values()) <= set(contents)
+    assert re.search(r"is computed|neither a table nor an index", reader.damages[0])
+
+
+def test_a_message_larger_than_accepted_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("fpt_ros.bag_files.MAX_EXPANDED_BYTES", 10_000)
+    contents = write(tmp_path / "bag.db3", [100, 100, 20_000, 100, 100])
+    found, reader = read(tmp_path / "bag.db3")
+    assert found == {i: content for i, content in enumerate(contents) if i != 2}
+    assert "too big" in reader.damages[0]
