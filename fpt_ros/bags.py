@@ -10,6 +10,7 @@ import re
 import struct
 import sys
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -207,16 +208,26 @@ class BagWriter:
         Raises:
             BagError: the file cannot be written, for example because the disk is full.
         """
-        try:
+        with self._blamed():
             self._writer.write(self._connections[name, type_name], stamp_ns, cdr)
-        except OSError as error:
-            raise BagError(f"cannot write the bag {self.path}: {error}") from error
         self.message_count += 1
         self.size_bytes += len(cdr)
 
     def close(self) -> None:
-        """Finish the file: without this a recording cannot be read."""
-        self._writer.close()
+        """Write what is left, the index and metadata.yaml: other tools ask for these.
+
+        Raises:
+            BagError: they cannot be written, for example because the disk is full.
+        """
+        with self._blamed():
+            self._writer.close()
+
+    @contextmanager
+    def _blamed(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise BagError(f"cannot write the bag {self.path}: {error}") from error
 
     def __enter__(self) -> "BagWriter":
         return self

@@ -161,6 +161,18 @@ def test_writing_into_an_existing_folder_is_refused(tmp_path):
         BagWriter(tmp_path)
 
 
+def test_a_full_disk_is_told_when_the_last_chunk_is_written(tmp_path):
+    writer = BagWriter(tmp_path / "bag")
+    writer.add_topic("/said", STRING)
+    writer.write("/said", STRING, 1, string_cdr("x"))
+    file = writer._writer.storage
+    file.bio.close()
+    file.bio = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
+    with pytest.raises(BagError, match="No space left"):
+        writer.close()
+    file.bio.close()
+
+
 @given(
     stamp_ns=st.integers(1, 2**31 * 10**9 - 1),
     start_ns=st.integers(0, 2**60),
