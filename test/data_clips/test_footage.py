@@ -75,6 +75,22 @@ def test_bad_images_and_stamps_are_counted(tmp_path, clips):
     assert sum(n for reason, n in skipped.items() if "jump" in reason) == 2
 
 
+def test_a_damaged_chunk_is_counted_and_told(tmp_path, clips):
+    messages = clips.camera_messages(clips.sliding_square(12))
+    clips.write_bag(tmp_path / "bag", messages, mode=CompressionMode.STORAGE)
+    file = tmp_path / "bag" / "bag.mcap"
+    content = bytearray(file.read_bytes())
+    content[content.index(b"zstd") + 12] ^= 1  # after its name and length: the compressed data
+    file.write_bytes(content)
+    skipped = Counter()
+    with open_footage([tmp_path / "bag"]) as (footage,):
+        assert footage.damages == []
+        assert len(list(footage.frames(0, 9, skipped))) < 12
+        assert skipped == {"damaged part of the recording": 1}
+        (damage,) = footage.damages
+    assert damage.startswith("bag: 1 chunks of bag.mcap are damaged and left out")
+
+
 def test_a_folder_of_images_in_order_of_their_numbers(tmp_path, clips):
     pictures = clips.sliding_square(12, step_px=4)
     for i, picture in enumerate(pictures):
