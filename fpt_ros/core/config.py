@@ -100,12 +100,12 @@ class DinoEncoderConfig:
 class PyramidEncoderConfig:
     """Convolutions down to stride 16, attention there, and back up to maps of stride 8 and 4."""
 
-    input_px: int = 192
+    input_px: int = 256
     width_at_2: int = 24  # channels at stride 2, and so on
     width_at_4: int = 48
     width_at_8: int = 96
     width: int = 192  # of the tokens at stride 16
-    depth: int = 4
+    depth: int = 8
     heads: int = 3
     mlp_ratio: int = 3
 
