@@ -59,9 +59,10 @@ def save(
     parts.append(
         "* to be promoted, error over moving points and NLL must fall at one and at five pokes, "
         "with intervals of the change that do not reach zero (of fewer than "
-        f"{FEWEST_BLOCKS} scenes or blocks, in each of them); the share of all and of moving "
-        f"points in their 90 % regions may be {100 * MAX_COVERAGE_LOSS:.0f} points farther from "
-        "90 % than before; the error on the synthetic test may rise by the percentage allowed"
+        f"{FEWEST_BLOCKS} scenes or blocks, in each of them); the share of all points, and of "
+        f"those likely to move, in their 90 % regions may be {100 * MAX_COVERAGE_LOSS:.0f} points "
+        "farther from 90 % than before; the error on the synthetic test may rise by the percentage "
+        "allowed"
     )
     parts.append(
         "* means with 95 % intervals over scenes or, in recordings, blocks of time (bootstrap; of "
