@@ -156,7 +156,7 @@ def test_maps_from_more_queries_differ_less_from_those_of_every_pixel(engine, mo
     assert coarse["fewer queries"] == 64
     assert same["fewer queries"] == 1
     assert 64 > fewer["fewer queries"] > more["fewer queries"]
-    off = [line["displacement off by, px"] for line in (coarse, fewer, more, same)]
+    off = [line["displacement off by, px of 448"] for line in (coarse, fewer, more, same)]
     assert off == sorted(off, reverse=True)
     assert off[-1] == 0
     assert same["least"] == same["IoU with the mask from every pixel"] == 1

@@ -469,7 +469,10 @@ def test_points_in_space(make_bench):
     camera = bench.tester.create_publisher(CameraInfo, "camera_info", 10)
     bench.until(camera.get_subscription_count)
     bench.until(
-        lambda: bench.send_image() and [m for m in bench.logs if "yet on camera_info" in m.msg]
+        lambda: (
+            bench.send_image()
+            and [m for m in bench.logs if f"yet on {bench.namespace}/camera_info" in m.msg]
+        )
     )
     info = CameraInfo(width=64, height=48, k=[50.0, 0.0, 32.0, 0.0, 50.0, 24.0, 0.0, 0.0, 1.0])
     camera.publish(info)
