@@ -6,20 +6,22 @@ import contextlib
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fpt_ros.core.checkpoint import load_checkpoint
 from fpt_ros.core.config import FPT_BASE, FPT_SMALL, ModelConfig, PyramidEncoderConfig
-from fpt_ros.core.encoder import PyramidEncoder, VitBlock, resize_positions
+from fpt_ros.core.encoder import VitBlock, resize_positions
 from fpt_ros.core.errors import InvalidInputError
 from fpt_ros.core.model import FlowPokeModel
 from fpt_ros.train.config import TrainConfig
 
 _PRESETS = {"small": FPT_SMALL, "base": FPT_BASE}
-_POSITION = "image_embedder.position"  # of a pyramid encoder, one for each of its tokens
+# Of a pyramid encoder.
+_POSITION = "image_embedder.position"  # one for each of its tokens
+_BLOCKS = "image_embedder.blocks"
 
 
 def initial_model(config: TrainConfig) -> tuple[FlowPokeModel, dict[str, Any] | None]:
@@ -39,7 +41,6 @@ def initial_model(config: TrainConfig) -> tuple[FlowPokeModel, dict[str, Any] | 
     if config.init is None:
         return FlowPokeModel(shape), None
     checkpoint = load_checkpoint(config.init)
-    model = FlowPokeModel(shape)
     if not _grows_into(checkpoint.config, shape):
         raise InvalidInputError(
             f"{config.init} holds another network than --model {config.model}; "
@@ -48,13 +49,15 @@ def initial_model(config: TrainConfig) -> tuple[FlowPokeModel, dict[str, Any] | 
             f"print(load_checkpoint('{config.init}').config.to_json())\" > model.json"
         )
     weights = dict(checkpoint.state_dict)
-    encoder = model.image_embedder
-    if isinstance(encoder, PyramidEncoder):
+    encoder = shape.encoder
+    if isinstance(encoder, PyramidEncoderConfig):
         weights[_POSITION] = resize_positions(weights[_POSITION], encoder.side)
-        for block in list(encoder.blocks)[checkpoint.config.encoder.depth :]:
-            cast("VitBlock", block).start_as_identity()
-    model.load_state_dict(weights, strict=False)
-    return model.eval(), {"sha256": checkpoint.sha256, "training": checkpoint.training}
+        for index in range(checkpoint.config.encoder.depth, encoder.depth):
+            block = VitBlock(encoder.width, encoder.heads, encoder.mlp_ratio)
+            block.start_as_identity()
+            weights |= block.state_dict(prefix=f"{_BLOCKS}.{index}.")
+    model = dataclasses.replace(checkpoint, config=shape, state_dict=weights).build_model()
+    return model, {"sha256": checkpoint.sha256, "training": checkpoint.training}
 
 
 def _grows_into(saved: ModelConfig, shape: ModelConfig) -> bool:

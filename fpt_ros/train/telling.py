@@ -26,8 +26,10 @@ class TellingReporter(Reporter):
     @contextlib.contextmanager
     def progress_bar(self, steps_done: int) -> Iterator[None]:
         """Show the bar. What a killed run measured at later steps never was, and is dropped."""
-        if any(row["step"] > steps_done for row in self.history()):
-            try_to_write(str(self._history), lambda: self._drop_later(steps_done))
+        rows = self.history()
+        kept = [row for row in rows if row["step"] <= steps_done]
+        if len(kept) < len(rows):
+            try_to_write(str(self._history), lambda: self._replace(kept))
         with super().progress_bar(steps_done):
             yield
 
@@ -59,10 +61,9 @@ class TellingReporter(Reporter):
                 rows[row["step"]] = row
         return [row for _, row in sorted(rows.items())]
 
-    def _drop_later(self, steps_done: int) -> None:
-        rows = [json.dumps(row) for row in self.history() if row["step"] <= steps_done]
+    def _replace(self, rows: list[dict[str, float]]) -> None:
         with when_complete(self._history) as file:
-            file.write("\n".join(rows).encode())
+            file.write("\n".join(map(json.dumps, rows)).encode())
 
     def _keep(self, row: dict[str, float]) -> None:
         with self._history.open("a") as file:
