@@ -288,12 +288,14 @@ class GaussianMixture:
     def prob_longer_than(self, threshold: float | Tensor) -> Tensor:
         """Probability [...] that the displacement is longer than `threshold` (scalar or [...]).
 
-        Exact to about 1e-8, however narrow, elongated or distant the components are.
+        Exact to about 1e-8, however narrow, elongated or distant the components are. In float32,
+        several times faster, to 2e-5 where no deviation is below a thousandth of the distances.
         """
-        mixture = self.to(torch.float64)
+        mixture = self.to(torch.promote_types(self.means.dtype, torch.float32))
         radius = torch.as_tensor(threshold).to(mixture.means).unsqueeze(-1)
         inside = disc_probability(mixture.means, mixture._factors(), radius)
-        return (1 - (mixture.weights * inside).sum(dim=-1)).clamp(0, 1).to(self.means.dtype)
+        longer = (1 - (mixture.weights * inside).sum(dim=-1)).clamp(0, 1)
+        return longer.to(self.means.dtype)
 
     def prob_in_box(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Probability [...] that lower < displacement < upper on both axes.

@@ -22,7 +22,8 @@ MOVING = 0.01
 """A point moves when it is displaced by more than this share of the side of what the model sees.
 The rule by which a camera is called static, too."""
 
-_POINTS_AT_ONCE = 4096  # probabilities are integrals, which take some 10 kB a point
+# Probabilities are integrals, which take some 5 kB a point: so many stay in the cache.
+_POINTS_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,11 @@ def influence(conditional: GaussianMixture, unconditional: GaussianMixture) -> n
 
 
 def motion_probability(mixture: GaussianMixture, transform: CropTransform) -> np.ndarray:
-    """Probability, float32 array [...], of moving by more than MOVING.
+    """Probability, float32 array [...], of moving by more than MOVING, exact to about 2e-5.
 
     `mixture` is in px of the source image, of which `transform` says what the model sees.
     """
+    mixture = mixture.to(torch.float32)
     n_rows, *others = mixture.batch_shape
     step = max(1, _POINTS_AT_ONCE // math.prod(others))
     probability = torch.cat(
@@ -76,7 +78,7 @@ def motion_probability(mixture: GaussianMixture, transform: CropTransform) -> np
             for low in range(0, max(1, n_rows), step)
         ]
     )
-    return probability.detach().float().cpu().numpy()
+    return probability.detach().cpu().numpy()
 
 
 def moving_part_mask(

@@ -1,7 +1,7 @@
 """Probability of bivariate normal distributions in a disc or a box, reduced to one dimension.
 
 Distributions are given by means [..., 2] and the entries (L00, L10, L11), each [...], of the lower
-Cholesky factors of their covariances. Everything is float64.
+Cholesky factors of their covariances, all in float64 or all in float32.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from torch.special import ndtr
 
 # Beyond this many standard deviations a normal distribution function is 0 or 1 to 1e-15.
 _TAIL = 8.0
-_TINY = torch.finfo(torch.float64).tiny
-_NODES, _NODE_WEIGHTS = (torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(32))
+# Nodes and weights [2, n] of integrals; fewer where rounding hides what they miss.
+_NODES = {
+    dtype: torch.from_numpy(np.stack(np.polynomial.legendre.leggauss(n))).to(dtype)
+    for dtype, n in ((torch.float64, 32), (torch.float32, 24))
+}
 
 Factors = tuple[Tensor, Tensor, Tensor]
 
@@ -32,7 +35,8 @@ def disc_probability(means: Tensor, factors: Factors, radius: Tensor) -> Tensor:
     where the circle is parallel to the other; neither factor of the integrand then varies over
     more than 2 _TAIL of its own deviations, so a fixed number of nodes suffices.
     """
-    radius = radius.clamp(_TINY, 1 / _TINY)  # 0 and infinity would meet in products
+    tiny = torch.finfo(radius.dtype).tiny
+    radius = radius.clamp(tiny, 1 / tiny)  # 0 and infinity would meet in products
     l00, l10, l11 = factors
     xx, xy, yy = l00 * l00, l00 * l10, l10 * l10 + l11 * l11
     major = ((xx + yy) / 2 + torch.hypot((xx - yy) / 2, xy)).sqrt()
@@ -72,7 +76,7 @@ def box_probability(means: Tensor, factors: Factors, lower: Tensor, upper: Tenso
     # Where y rises with z0, the function falls; elsewhere the mirror image does.
     start = torch.where(l10 >= 0, left, -right).clamp(-_TAIL, _TAIL)
     end = torch.where(l10 >= 0, right, -left).clamp(-_TAIL, _TAIL)
-    slope = (l10.abs() / l11).clamp_min(_TINY)
+    slope = (l10.abs() / l11).clamp_min(torch.finfo(l11.dtype).tiny)
 
     def below(bound: Tensor) -> Tensor:
         level = (bound - means[..., 1]) / l11
@@ -92,10 +96,9 @@ def _normal(z: Tensor) -> Tensor:
 def _integrate(integrand: Callable[[Tensor], Tensor], start: Tensor, end: Tensor) -> Tensor:
     """Gauss-Legendre integral over [start, end], elementwise; 0 where end <= start.
 
-    The integrand is called with nodes [n, ...], n first, so that it broadcasts without effort.
+    The integrand is called with values [n, ...], n first, so that it broadcasts without effort.
     """
     half = (end - start).clamp_min(0) / 2
     column = (-1, *(1,) * half.ndim)
-    nodes = start + half * (1 + _NODES.to(half.device).view(column))
-    weights = half * _NODE_WEIGHTS.to(half.device).view(column)
-    return (integrand(nodes) * weights).sum(dim=0)
+    nodes, weights = (each.view(column) for each in _NODES[half.dtype].to(half.device))
+    return (integrand(start + half * (1 + nodes)) * weights).sum(dim=0) * half

@@ -22,7 +22,7 @@ from .replay import Launch, Replayed
 from .staged import StagedEngine
 
 # Parts whose numbers stay in float32: sines and cosines of large angles, and the answer itself.
-_FULL = ("input_mlp", "out_mlp", "poke_reference")
+_FULL = {"input_mlp", "out_mlp", "poke_reference"}
 
 
 class CudaEngine(StagedEngine):
@@ -76,8 +76,8 @@ def stage_runners(
     ours = copy.deepcopy(model)
     graphs = stage_graphs(ours)
     if precision == "bf16":
-        for name, module in ours.named_modules():
-            if isinstance(module, nn.Linear | nn.Conv2d) and not name.startswith(_FULL):
+        for name, module in nn.ModuleList(graph.module for graph in graphs).named_modules():
+            if isinstance(module, nn.Linear | nn.Conv2d) and not _FULL.intersection(name.split(".")):
                 module.to(torch.bfloat16)
     record = device.type == "cuda"
     if device.index is not None and record:

@@ -23,7 +23,7 @@ import copy
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -193,8 +193,27 @@ def _resized(encoder: DinoEncoder) -> DinoEncoder:
         positions = torch.cat([first, resize_positions(patches, network.grid)], dim=1)
     parameters = {"pos_embed": nn.Parameter(positions, requires_grad=False)}
     network._parameters = {**network._parameters, **parameters}
-    result = copy.copy(encoder)
-    result._modules = {**encoder._modules, "model": network}
+    return _with(encoder, model=network)
+
+
+def _for_tokens_alone(layer: Layer) -> Layer:
+    """The same layer, on the same weights, for tokens that attend to nothing but themselves.
+
+    Two linear maps in a row are all that is left of their self attention: they are made one.
+    """
+    values, out = layer.self_qkv.weight.chunk(3)[-1], layer.self_out.weight
+    both = nn.utils.skip_init(nn.Linear, *values.shape, bias=False)
+    both.weight = nn.Parameter((out @ values).detach(), requires_grad=False)
+    return _with(layer, self_qkv=both, self_out=nn.Identity())
+
+
+_M = TypeVar("_M", bound=nn.Module)
+
+
+def _with(module: _M, **parts: nn.Module) -> _M:
+    """A copy with other parts; the rest is shared."""
+    result = copy.copy(module)
+    result._modules = {**module._modules, **parts}
     return result
 
 
@@ -232,6 +251,7 @@ class _Body(nn.Module):
     def __init__(self, model: FlowPokeModel, names: Sequence[str]) -> None:
         super().__init__()
         self.model = model
+        self.layers = model.transformer.layers
         self.names = names
         with torch.no_grad():
             gains = model.transformer.gains(model.cond_emb.weight).permute(2, 0, 1, 3)
@@ -244,7 +264,7 @@ class _Body(nn.Module):
         with torch.autocast(tokens.device.type, enabled=False):
             return self.model.out_mlp(tokens)
 
-    def layers(
+    def through_layers(
         self,
         get: dict[str, Tensor],
         kinds: tuple[str, ...],
@@ -260,7 +280,7 @@ class _Body(nn.Module):
         rotation = Rotation(torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1))
         gains = self.gains.index_select(0, get["camera_static"].long())[0]
         keys = []
-        for index, layer in enumerate(self.model.transformer.layers):
+        for index, layer in enumerate(self.layers):
             image = ImageKeys(get[f"image_key_{index:02}"], get[f"image_value_{index:02}"])
             x, poke_keys = cast("Layer", layer)(
                 x, n_pokes, past[index], visible, image, gains[index], rotation
@@ -283,7 +303,7 @@ class _Advance(_Body):
         n_earlier = get["earlier_present"].shape[2]
         before = torch.cat([index[n_earlier:], index.new_full((n_points,), present.shape[2])])
         visible = present[:, :, None] & (index < before[:, None])
-        x, keys = self.layers(get, ("poke", "point"), past, visible)
+        x, keys = self.through_layers(get, ("poke", "point"), past, visible)
         raw, *reference = self._head(get, x[:, :, :n_pokes], x[:, :, n_pokes:], present)
         return (raw, *(each for layer in keys for each in layer), *reference)
 
@@ -309,10 +329,16 @@ class _Advance(_Body):
 
 
 class _Alone(_Body):
+    def __init__(self, model: FlowPokeModel, names: Sequence[str]) -> None:
+        super().__init__(model, names)
+        self.layers = nn.ModuleList(
+            _for_tokens_alone(cast("Layer", layer)) for layer in model.transformer.layers
+        )
+
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         get = self.named(inputs)
         nothing = get["point_tokens"].new_empty(1, 1, 1, 0, 1)
-        past = [PokeKeys(nothing, nothing)] * len(self.model.transformer.layers)
-        x, _ = self.layers(get, ("point",), past, nothing)
+        past = [PokeKeys(nothing, nothing)] * len(self.layers)
+        x, _ = self.through_layers(get, ("point",), past, nothing)
         # Without pokes a head that is relative to them has nothing to add.
         return (self.raw(x)[..., : 6 * self.model.config.head.n_components],)

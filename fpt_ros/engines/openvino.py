@@ -79,10 +79,19 @@ def build(
         (folder / f"{graph.stage}.blob").write_bytes(blob.getbuffer())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Image:
     maps: dict[str, ov.Tensor]
     keys: dict[str, ov.Tensor]  # of all layers, as `advance` and `alone` take them
+
+
+@dataclass(frozen=True, eq=False)
+class _Points:
+    """Points as inputs of `advance` and `alone`."""
+
+    image: _Image
+    xy: Tensor  # [1, C, Q, 2]
+    tokens: dict[str, ov.Tensor]  # and rotary tables
 
 
 @dataclass(frozen=True)
@@ -122,6 +131,8 @@ class OpenVinoEngine(Engine):
             stage: _Stage(folder / f"{stage}.blob", _numbers(stage, precision, config), num_threads)
             for stage in get_args(Stage)
         }
+        # A grid is asked about without and with pokes: its points are embedded once.
+        self._latest: _Points | None = None
 
     def encode(self, image: Tensor) -> _Image:
         """See `Engine.encode`."""
@@ -199,8 +210,16 @@ class OpenVinoEngine(Engine):
     def _embed(
         self, image: _Image, poke_xy: Tensor, poke_flow: Tensor, points: Tensor
     ) -> dict[str, ov.Tensor]:
-        inputs = {**image.maps, "poke_xy": poke_xy, "poke_flow": poke_flow, "points": points}
-        return self._stages["embed"](inputs)
+        """Tokens and tables of at least one poke and one point."""
+        latest = self._latest
+        is_known = latest is not None and latest.image is image and torch.equal(latest.xy, points)
+        asked = points.new_zeros(*points.shape[:2], 1, 2) if is_known else points
+        inputs = {**image.maps, "poke_xy": poke_xy, "poke_flow": poke_flow, "points": asked}
+        outputs = self._stages["embed"](inputs)
+        if latest is None or not is_known:
+            tokens = {name: _copied(outputs[name]) for name in outputs if name.startswith("point_")}
+            latest = self._latest = _Points(image, points.clone(), tokens)
+        return {**outputs, **latest.tokens}
 
     def _advance(
         self,
@@ -323,7 +342,21 @@ def _converted(graph: StageGraph) -> ov.Model:
     for port, name in zip(converted.outputs, graph.outputs, strict=True):
         port.get_tensor().set_names({name})
     converted.validate_nodes_and_infer_types()
+    _swap_halves_by_gathering(converted)
     return converted
+
+
+def _swap_halves_by_gathering(network: ov.Model) -> None:
+    """Replace `Roll`, of which OpenVINO has a slow kernel; the rotary code uses it for this only."""
+    from openvino import opset8
+
+    for roll in [each for each in network.get_ops() if each.get_type_name() == "Roll"]:
+        halves = roll.input_value(0)
+        half = halves.partial_shape[-1].get_length() // 2
+        order = np.roll(np.arange(2 * half, dtype=np.int32), half)
+        swapped = opset8.gather(halves, order, np.int32(-1))
+        swapped.set_friendly_name(roll.get_friendly_name())
+        roll.output(0).replace(swapped.output(0))
 
 
 def _with_small_keys(network: ov.Model, hint: str) -> ov.Model:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import openvino as ov
 
 _PICTURES = 32
-_IN_A_LAYER = ".transformer.layers."  # as tracing names modules
+_IN_A_LAYER = ".layers."  # as tracing names modules
 
 
 def with_small_layers(body: ov.Model) -> ov.Model:

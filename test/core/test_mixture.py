@@ -516,6 +516,17 @@ def test_prob_longer_than_matches_conditioning(factors, log_threshold, distance,
 
 
 @settings(max_examples=150)
+@given(shapes(), st.floats(-2, 2), st.floats(0, 3), st.floats(0, 2 * math.pi))
+def test_prob_longer_than_in_float32_is_nearly_that_in_float64(factors, log_threshold, x, angle):
+    threshold = 10.0**log_threshold
+    l00, l10, l11 = (max(abs(each), 3e-3 * threshold) for each in factors)
+    mean = [threshold * x * math.cos(angle), threshold * x * math.sin(angle)]
+    exact = single(mean, [l00, 0, l10, max(l11, 1e-2 * l10)])
+    got = exact.to(torch.float32).prob_longer_than(threshold)
+    assert got.item() == pytest.approx(exact.prob_longer_than(threshold).item(), abs=2e-5)
+
+
+@settings(max_examples=150)
 @given(shapes(), st.tuples(*[st.floats(-4, 4)] * 2), st.tuples(*[st.floats(0, 5)] * 2))
 def test_prob_in_box_matches_conditioning(factors, corner, extent):
     l00, l10, l11 = factors
