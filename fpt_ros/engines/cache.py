@@ -25,7 +25,7 @@ from ..core.errors import EngineError
 
 RECORD = "engine.json"
 # Raised when graphs change in a way that weights and configuration do not tell.
-GRAPHS = 3
+GRAPHS = 4
 _KEY = r"\w+-\w+-[0-9a-f]{12}"
 _UNFINISHED = re.compile(rf"\.({_KEY})\.\w{{8}}")  # as mkdtemp names them here
 

@@ -347,7 +347,7 @@ def _converted(graph: StageGraph) -> ov.Model:
 
 
 def _swap_halves_by_gathering(network: ov.Model) -> None:
-    """Replace `Roll`, of which OpenVINO has a slow kernel; the rotary code uses it for this only."""
+    """Replace `Roll`, which the rotary code uses for this only: its kernel is slow."""
     from openvino import opset8
 
     for roll in [each for each in network.get_ops() if each.get_type_name() == "Roll"]:

@@ -123,9 +123,12 @@ def test_engine_is_built_while_pytorch_serves_and_serves_at_once_the_next_time(
     assert after.means != before.means
     assert after.means == pytest.approx(before.means, abs=0.05 * max(map(abs, before.means)))
 
-    second = make_bench()
+    threads_of_torch = []
+    monkeypatch.setattr(torch, "set_num_threads", threads_of_torch.append)
+    second = make_bench(num_threads=2)
     assert second.until_engine("openvino").engine_key == info.engine_key
     assert len(second.infos) == 1
+    assert threads_of_torch[-1] == 1
     values = {each.key: each.value for each in second.status().values}
     assert (values["engine"], values["engine key"]) == ("openvino", info.engine_key)
 
@@ -146,6 +149,7 @@ def test_engine_is_built_while_pytorch_serves_and_serves_at_once_the_next_time(
     assert second.ask().status == MotionDistribution.MODEL_ERROR
     info = second.until_engine("torch")
     assert info.parity_error == 0
+    assert threads_of_torch[-1] == 2
     assert second.ask().means == before.means
     assert "out of memory" in second.status().message
     assert gone == [True]
