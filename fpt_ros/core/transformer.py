@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention import attend
 from .config import TransformerConfig
 
 _EPS = 1e-6
@@ -218,7 +219,7 @@ class Layer(nn.Module):
         q = _rotate(q, _cosine_scale(q, self.cross_scale), rotation)
         # All candidates look at the same image: fold them into the query axis.
         q = q.flatten(1, 2).transpose(1, 2)
-        mixed = F.scaled_dot_product_attention(q, image.k, image.v, scale=1.0)
+        mixed = attend(q, image.k, image.v, scale=1.0)
         mixed = mixed.transpose(1, 2).reshape(h.shape)
         return self.cross_out(mixed) if self.project_cross else mixed
 

@@ -32,7 +32,7 @@ from fpt_ros.train.control import Clock, Decision, stop_for_parent_alone, stop_r
 from fpt_ros.train.loss import Objective
 from fpt_ros.train.optimize import build_optimizer, ema_update, learning_rate_factor
 from fpt_ros.train.report import Reporter
-from fpt_ros.train.start import attention_kernel, choose_device, initial_model, wants_bf16
+from fpt_ros.train.start import choose_device, initial_model, wants_bf16
 from fpt_ros.train.state import (
     BEST_FILE,
     LAST_FILE,
@@ -147,7 +147,7 @@ class Trainer:
         )
         clock = Clock(self.elapsed_s)
         bar = self.reporter.progress_bar(self.step) if self.reporter else contextlib.nullcontext()
-        with stop_request() as stop_requested, bar, attention_kernel(self.device):
+        with stop_request() as stop_requested, bar:
             for batch in loader:
                 self.elapsed_s = clock.now()
                 decision = Decision(
@@ -185,17 +185,14 @@ class Trainer:
         """
         loaders = self.config.workers
         durations_s = []
-        with attention_kernel(self.device):
-            for step in range(self.step, self.step + n_steps):
-                begun_s = time.monotonic()
-                batch = self.batches[step]
-                loaded_s = time.monotonic() - begun_s
-                begun_s = time.monotonic()
-                self._train_step(batch.to(self.device), 0.0)  # waits for the device: it has numbers
-                step_s = time.monotonic() - begun_s
-                durations_s.append(
-                    max(step_s, loaded_s / loaders) if loaders else loaded_s + step_s
-                )
+        for step in range(self.step, self.step + n_steps):
+            begun_s = time.monotonic()
+            batch = self.batches[step]
+            loaded_s = time.monotonic() - begun_s
+            begun_s = time.monotonic()
+            self._train_step(batch.to(self.device), 0.0)  # waits for the device: it has numbers
+            step_s = time.monotonic() - begun_s
+            durations_s.append(max(step_s, loaded_s / loaders) if loaders else loaded_s + step_s)
         return min(durations_s)
 
     def _validates_here(self) -> bool:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fpt_ros.core.checkpoint import load_checkpoint
 from fpt_ros.core.config import FPT_BASE, FPT_SMALL, ModelConfig, PyramidEncoderConfig
@@ -94,10 +92,3 @@ def wants_bf16(precision: str, device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-
-
-def attention_kernel(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """On CPUs the backward pass of fused attention costs more than plain matrix products."""
-    if device.type == "cpu":
-        return sdpa_kernel(SDPBackend.MATH)
-    return contextlib.nullcontext()
