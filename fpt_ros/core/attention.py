@@ -12,7 +12,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tenso
 
     scale: of the products of queries and keys; by default one over the root of d.
     """
-    if q.device.type != "cpu" or not torch.is_grad_enabled():
+    is_trained = torch.is_grad_enabled() and any(each.requires_grad for each in (q, k, v))
+    if q.device.type != "cpu" or not is_trained:
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
     # On CPUs the backward pass of fused attention costs more than plain matrix products.
     logits = q * (q.shape[-1] ** -0.5 if scale is None else scale) @ k.transpose(-1, -2)

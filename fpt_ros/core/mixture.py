@@ -1,7 +1,7 @@
 """Two-dimensional Gaussian mixtures: what the network says about the displacement of a point.
 
 Everything is closed-form 2x2 algebra on batches of mixtures, so it runs on any device and inside
-the training loss. Probabilities of regions are one-dimensional integrals, done in float64.
+the training loss. Probabilities of regions are one-dimensional integrals.
 """
 
 from __future__ import annotations

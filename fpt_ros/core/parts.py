@@ -65,9 +65,10 @@ def influence(conditional: GaussianMixture, unconditional: GaussianMixture) -> n
 
 
 def motion_probability(mixture: GaussianMixture, transform: CropTransform) -> np.ndarray:
-    """Probability, float32 array [...], of moving by more than MOVING, exact to about 2e-5.
+    """Probability, float32 array [...], of moving by more than MOVING.
 
-    `mixture` is in px of the source image, of which `transform` says what the model sees.
+    `mixture` is in px of the source image, of which `transform` says what the model sees. As exact
+    as `GaussianMixture.prob_longer_than` in float32.
     """
     mixture = mixture.to(torch.float32)
     n_rows, *others = mixture.batch_shape

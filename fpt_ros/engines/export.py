@@ -8,7 +8,8 @@
 `advance` is the pass behind `condition`, `query` and `extend`. Compilers dislike empty tensors, so
 every axis has at least one entry and what is not needed is padding: a poke that is not present
 influences nothing, which also says "no earlier pokes" and "no new pokes". `alone` is what remains
-of the pass without pokes: a token that attends only to itself needs no queries and keys there.
+of the pass without pokes: a token that attends only to itself needs no queries and keys, and one
+matrix in place of those for values and outputs.
 `embed` is apart from the rest because the sines and cosines in it, of large angles, need float32
 where everything else may run in bfloat16.
 
@@ -294,7 +295,7 @@ class _Advance(_Body):
         get = self.named(inputs)
         past = [
             PokeKeys(get[f"earlier_key_{index:02}"], get[f"earlier_value_{index:02}"])
-            for index in range(len(self.model.transformer.layers))
+            for index in range(len(self.layers))
         ]
         n_pokes, n_points = get["poke_tokens"].shape[2], get["point_tokens"].shape[2]
         present = torch.cat([get["earlier_present"], get["poke_present"]], dim=2)

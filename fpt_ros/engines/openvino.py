@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import mmap
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,8 +90,8 @@ class _Image:
 class _Points:
     """Points as inputs of `advance` and `alone`."""
 
-    image: _Image
-    xy: Tensor  # [1, C, Q, 2]
+    image: weakref.ref[_Image]
+    xy: Tensor  # [1, 1, Q, 2]
     tokens: dict[str, ov.Tensor]  # and rotary tables
 
 
@@ -169,8 +170,9 @@ class OpenVinoEngine(Engine):
         if n_points == 0:
             return points.new_empty(1, candidates, 0, 6 * self.config.head.n_components)
         if pokes.none:
-            tokens = self._embed(image, nowhere, nowhere, points)
-            tokens = {name: each for name, each in tokens.items() if name.startswith("point_")}
+            tokens = self._known(image, points)
+            if not tokens:
+                tokens = _of_points(self._embed(image, nowhere, nowhere, points))
             inputs = {"camera_static": pokes.camera_static, **image.keys, **tokens}
             return _to_torch(self._stages["alone"](inputs)["raw"])
         absent = torch.zeros(1, candidates, 1, dtype=torch.bool)
@@ -207,19 +209,26 @@ class OpenVinoEngine(Engine):
         absent = torch.zeros(1, candidates, 1, dtype=torch.bool)
         return _Pokes(camera_static, True, absent, keys, nowhere, nowhere)
 
+    def _known(self, image: _Image, points: Tensor) -> dict[str, ov.Tensor]:
+        """Tokens and tables of points if they are the latest; else nothing."""
+        latest = self._latest
+        if latest is None or latest.image() is not image or not torch.equal(latest.xy, points):
+            return {}
+        return latest.tokens
+
     def _embed(
         self, image: _Image, poke_xy: Tensor, poke_flow: Tensor, points: Tensor
     ) -> dict[str, ov.Tensor]:
-        """Tokens and tables of at least one poke and one point."""
-        latest = self._latest
-        is_known = latest is not None and latest.image is image and torch.equal(latest.xy, points)
-        asked = points.new_zeros(*points.shape[:2], 1, 2) if is_known else points
+        """Tokens and tables of at least one poke and one point; the next call overwrites them."""
+        known = self._known(image, points)
+        asked = points.new_zeros(*points.shape[:2], 1, 2) if known else points
         inputs = {**image.maps, "poke_xy": poke_xy, "poke_flow": poke_flow, "points": asked}
         outputs = self._stages["embed"](inputs)
-        if latest is None or not is_known:
-            tokens = {name: _copied(outputs[name]) for name in outputs if name.startswith("point_")}
-            latest = self._latest = _Points(image, points.clone(), tokens)
-        return {**outputs, **latest.tokens}
+        candidates, n_points = asked.shape[1:3]
+        if candidates == 1 and n_points > 1:
+            tokens = {name: _copied(each) for name, each in _of_points(outputs).items()}
+            self._latest = _Points(weakref.ref(image), points.clone(), tokens)
+        return {**outputs, **known}
 
     def _advance(
         self,
@@ -435,6 +444,10 @@ def _last_line(error: BaseException) -> str:
 
 def _to_torch(tensor: ov.Tensor) -> Tensor:
     return torch.from_numpy(tensor.data.copy())
+
+
+def _of_points(embedded: dict[str, ov.Tensor]) -> dict[str, ov.Tensor]:
+    return {name: each for name, each in embedded.items() if name.startswith("point_")}
 
 
 def _copied(tensor: ov.Tensor) -> ov.Tensor:

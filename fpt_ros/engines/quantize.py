@@ -34,7 +34,7 @@ def with_small_layers(body: ov.Model) -> ov.Model:
     from openvino.passes import ConstantFolding, Manager
 
     folding = Manager()
-    folding.register_pass(ConstantFolding())  # `alone` uses a part of a matrix
+    folding.register_pass(ConstantFolding())  # `alone` takes a slice of a matrix
     folding.run_passes(body)
     operations = [each for each in body.get_ops() if each.get_type_name() != "Constant"]
     names = [each.get_friendly_name() for each in operations]

@@ -53,7 +53,6 @@ class Models:
         self._taking_over = False  # of an engine that has failed; on the worker thread only
         self.engine_state = ""  # what is under way, or why no better engine serves
         self.engine_problem = ""  # why the engine that was asked for does not serve
-        self._torch_threads = torch.get_num_threads()
         self._generation = 0  # counts how often the node was configured or cleaned up
         self._publisher = node.create_publisher(ModelInfo, "~/model_info", _LATCHED_QOS)
         node.create_service(
@@ -162,9 +161,6 @@ class Models:
         return self._made(checkpoint, Service(torch_engine(checkpoint, cpu), (), failed, failed))
 
     def _made(self, checkpoint: Checkpoint, service: Service) -> PredictorPipeline:
-        n_threads = self._wish().num_threads or self._torch_threads
-        # Beside another engine PyTorch has little to do, and threads of it that wait spin.
-        torch.set_num_threads(n_threads if service.engine.name == TorchEngine.name else 1)
         arguments = (checkpoint, service, self._surroundings, self._on_failure)
         pipeline = PredictorPipeline(*arguments)
         self._newest = weakref.ref(pipeline)

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 
 from fpt_ros import convert, draw
 from fpt_ros.core.checkpoint import Checkpoint
+from fpt_ros.core.engine import TorchEngine
 from fpt_ros.core.errors import EngineError, FptError, InvalidInputError
 from fpt_ros.core.motion import Motion
 from fpt_ros.core.parts import PartCriterion, influence, moving_part_of_grid
@@ -33,6 +35,8 @@ OVERLAY = "overlay"
 
 ImageMessage: TypeAlias = Image | CompressedImage
 Output: TypeAlias = MotionDistribution | Image | PointCloud2
+
+_TORCH_THREADS = torch.get_num_threads()  # as PyTorch chose
 
 # In the overlay the brightest arrows are this long, relative to what the model sees.
 _BRIGHTEST = 0.2
@@ -76,6 +80,11 @@ class PredictorPipeline:
             model_id=checkpoint.sha256[:12],
             between_chunks=surroundings.check,
         )
+        # PyTorch has little to do beside another engine on a CPU, and its threads spin while they
+        # wait.
+        is_beside = service.engine.name != TorchEngine.name and service.engine.device.type == "cpu"
+        n_threads = surroundings.settings().num_threads or _TORCH_THREADS
+        self._torch_threads = 1 if is_beside else n_threads
         with self._typed():
             blank = self.predictor.encode_image(np.zeros((480, 640, 3), np.uint8))
             n = surroundings.settings().grid_size
@@ -214,6 +223,7 @@ class PredictorPipeline:
     @contextmanager
     def _typed(self) -> Iterator[None]:
         """Turn what PyTorch raises on a GPU, outside of the engine as well, into EngineError."""
+        torch.set_num_threads(self._torch_threads)  # this pipeline may take turns with another
         try:
             yield
         except RuntimeError as error:

@@ -517,11 +517,12 @@ def test_prob_longer_than_matches_conditioning(factors, log_threshold, distance,
 
 @settings(max_examples=150)
 @given(shapes(), st.floats(-2, 2), st.floats(0, 3), st.floats(0, 2 * math.pi))
-def test_prob_longer_than_in_float32_is_nearly_that_in_float64(factors, log_threshold, x, angle):
+def test_prob_longer_than_in_float32_is_that_in_float64(factors, log_threshold, distance, angle):
     threshold = 10.0**log_threshold
-    l00, l10, l11 = (max(abs(each), 3e-3 * threshold) for each in factors)
-    mean = [threshold * x * math.cos(angle), threshold * x * math.sin(angle)]
-    exact = single(mean, [l00, 0, l10, max(l11, 1e-2 * l10)])
+    l00, l10, l11 = factors
+    l00, l11 = max(l00, 5e-3 * threshold), max(l11, 5e-3 * threshold, 1e-2 * abs(l10))
+    mean = [threshold * distance * math.cos(angle), threshold * distance * math.sin(angle)]
+    exact = single(mean, [l00, 0, l10, l11])
     got = exact.to(torch.float32).prob_longer_than(threshold)
     assert got.item() == pytest.approx(exact.prob_longer_than(threshold).item(), abs=2e-5)
 
@@ -581,13 +582,20 @@ def test_probabilities_of_mixtures_match_monte_carlo():
     assert ((got - inside.mean(0)).abs() < 5 * standard_error(inside)).all()
 
 
-def test_limits_of_regions():
-    mixture = random_mixture(17, 3)
-    one, none = torch.ones(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-    infinity = torch.tensor([torch.inf, torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_limits_of_lengths(dtype):
+    mixture = random_mixture(17, 3).to(dtype)
+    one, none = torch.ones(3, dtype=dtype), torch.zeros(3, dtype=dtype)
     torch.testing.assert_close(mixture.prob_longer_than(0), one)
     torch.testing.assert_close(mixture.prob_longer_than(1e9), none)
     torch.testing.assert_close(mixture.prob_longer_than(math.inf), none)
+    assert mixture.prob_longer_than(math.nan).isnan().all()
+
+
+def test_limits_of_boxes():
+    mixture = random_mixture(17, 3)
+    one, none = torch.ones(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    infinity = torch.tensor([torch.inf, torch.inf])
     torch.testing.assert_close(mixture.prob_in_box(-infinity, infinity), one)
     torch.testing.assert_close(mixture.prob_in_box(infinity, -infinity), none)
     torch.testing.assert_close(mixture.prob_in_box(torch.ones(2), torch.ones(2)), none)

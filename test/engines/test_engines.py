@@ -170,18 +170,18 @@ def test_layers_that_cannot_be_told_apart_are_an_error(model, monkeypatch):
         quantize.with_small_layers(network)
 
 
-def test_all_layers_but_nothing_else_get_weights_of_eight_bits(model):
+@pytest.mark.parametrize("stage", ["advance", "alone"])
+def test_all_layers_but_nothing_else_get_weights_of_eight_bits(model, stage):
     pytest.importorskip("nncf")
-    graph = export.stage_graphs(model)[-1]
+    graph = next(each for each in export.stage_graphs(model) if each.stage == stage)
     network = quantize.with_small_layers(openvino._converted(graph))
-    weights = [
-        weight.numpy()
-        for name, weight in model.transformer.named_parameters()
-        if name.endswith(("self_out.weight", "cross_q.weight", "ffn_up.weight", "ffn_down.weight"))
-        or (name.endswith("cross_out.weight") and model.config.transformer.project_cross)
-    ]
-    width = model.config.transformer.width
-    weights += [layer.self_qkv.weight[-width:].numpy() for layer in model.transformer.layers]
+    weights = []
+    for layer in model.transformer.layers:
+        qkv, out = layer.self_qkv.weight, layer.self_out.weight
+        weights += [qkv, out] if stage == "advance" else [out @ qkv.chunk(3)[2]]
+        weights += [each.weight for each in (layer.cross_q, layer.ffn_up, layer.ffn_down)]
+        weights += [layer.cross_out.weight] * layer.project_cross
+    weights = [weight.detach().numpy() for weight in weights]
     small = [
         node.data.astype(np.float32)
         for node in network.get_ops()
@@ -212,3 +212,44 @@ def test_broken_files_are_named(model, folder, tmp_path):
     (tmp_path / "encode.blob").write_bytes((folder / "encode.blob").read_bytes()[:5000])
     with pytest.raises(EngineError, match=r"cannot load .*encode\.blob"):
         openvino.OpenVinoEngine(model.config, tmp_path, "fp32", CPU)
+
+
+def test_points_of_a_grid_are_embedded_once_for_each_image(model, tmp_path, monkeypatch):
+    openvino.build(model, "fp32", tmp_path, lambda _: None)
+    engine = openvino.load(model.config, tmp_path, "fp32", CPU)
+    reference = TorchEngine(model)
+    generator = torch.Generator().manual_seed(0)
+    side = model.config.encoder.input_px
+    images = torch.randint(0, 256, (2, 1, 3, side, side), generator=generator).byte()
+    first, second = ([each.encode(image) for each in (engine, reference)] for image in images)
+    grid, poke_xy = torch.rand(1, 1, 9, 2, generator=generator), torch.rand(1, 1, 1, 2)
+    poke_flow = torch.full_like(poke_xy, 0.1)
+    embedded = []
+    embed = engine._stages["embed"]
+    monkeypatch.setitem(
+        engine._stages,
+        "embed",
+        lambda inputs: embedded.append(inputs["points"].shape[2]) or embed(inputs),
+    )
+
+    def check(image, points, n_pokes):
+        """Hold the answer against the reference; say how many points were embedded for it."""
+        embedded.clear()
+        answers = []
+        for each, context in zip((engine, reference), image, strict=True):
+            shape = (1, points.shape[1], n_pokes, 2)
+            none = each.condition(context, *[torch.zeros(1, points.shape[1], 0, 2)] * 2)
+            pokes = poke_xy[:, :, :n_pokes].expand(shape), poke_flow[:, :, :n_pokes].expand(shape)
+            answers.append(each.extend(context, none, *pokes, points)[1])
+        torch.testing.assert_close(*answers, rtol=1e-3, atol=1e-3)
+        return embedded[:]
+
+    assert check(first, grid, 0) == [9]
+    assert check(first, grid, 1) == [1]
+    assert check(first, grid, 0) == []
+    assert check(first, grid.expand(1, 3, 9, 2), 1) == [9]  # candidates are not remembered
+    assert check(first, grid, 1) == [1]
+    assert check(second, grid, 1) == [9]
+    assert check(second, grid, 0) == []
+    grid += 0.01  # what the caller does with them is not noticed
+    assert check(second, grid, 0) == [9]
