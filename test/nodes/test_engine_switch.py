@@ -283,7 +283,7 @@ def test_faults_of_a_gpu_outside_of_its_engine_are_the_engines(monkeypatch, kind
             self.encode_image = self.predict_grid = lambda *_, **__: None
 
     monkeypatch.setattr(pipeline, "MotionPredictor", Predictor)
-    engine = SimpleNamespace(device=torch.device(kind))
+    engine = SimpleNamespace(name="other", device=torch.device(kind))
     service = choose.Service(engine, (), {}, {})
     checkpoint = SimpleNamespace(horizon_s=1.0, sha256="ab")
     surroundings = SimpleNamespace(settings=Settings, check=None)
