@@ -110,9 +110,6 @@ def play(
     predictor = ["-c", PREDICTOR, "--ros-args", "-p", f"checkpoint:={checkpoint.resolve()}"]
     predictor += ["-p", "image_transport:=compressed"]
     predictor += ["-p", "frame_history:=32"]  # a second of images, for slow machines
-    # The player and this process need a core too, and threads that wait for one another on a busy
-    # core are slower than a single one.
-    predictor += ["-p", f"num_threads:={max(1, (os.cpu_count() or 2) - 1)}"]
     predictor += ["-r", f"image/compressed:={IMAGE}", "-r", f"camera_info:={CAMERA_INFO}"]
     # The header stamps become the time of this run, as a camera's would be: then the age of an
     # answer is the difference of two readings of one clock. With the recorded stamps it would have
