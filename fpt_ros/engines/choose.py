@@ -242,7 +242,7 @@ def torch_engine(checkpoint: Checkpoint, wish: Wish) -> TorchEngine:
 
 
 def _limit_threads(wish: Wish) -> None:
-    """PyTorch has work beside every engine: images before it, distributions after it."""
+    """Keep PyTorch, which has work beside every engine, to the threads that were asked for."""
     if wish.num_threads:
         torch.set_num_threads(wish.num_threads)
 

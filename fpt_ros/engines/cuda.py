@@ -77,9 +77,8 @@ def stage_runners(
     graphs = stage_graphs(ours)
     if precision == "bf16":
         for name, module in nn.ModuleList(graph.module for graph in graphs).named_modules():
-            if isinstance(module, nn.Linear | nn.Conv2d) and not _FULL.intersection(
-                name.split(".")
-            ):
+            is_full = bool(_FULL.intersection(name.split(".")))
+            if isinstance(module, nn.Linear | nn.Conv2d) and not is_full:
                 module.to(torch.bfloat16)
     record = device.type == "cuda"
     if device.index is not None and record:

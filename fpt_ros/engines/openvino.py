@@ -80,13 +80,13 @@ def build(
         (folder / f"{graph.stage}.blob").write_bytes(blob.getbuffer())
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _Image:
     maps: dict[str, ov.Tensor]
     keys: dict[str, ov.Tensor]  # of all layers, as `advance` and `alone` take them
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _Points:
     """Points as inputs of `advance` and `alone`."""
 
@@ -170,9 +170,9 @@ class OpenVinoEngine(Engine):
         if n_points == 0:
             return points.new_empty(1, candidates, 0, 6 * self.config.head.n_components)
         if pokes.none:
-            tokens = self._known(image, points)
-            if not tokens:
-                tokens = _of_points(self._embed(image, nowhere, nowhere, points))
+            tokens = self._known(image, points) or _of_points(
+                self._embed(image, nowhere, nowhere, points)
+            )
             inputs = {"camera_static": pokes.camera_static, **image.keys, **tokens}
             return _to_torch(self._stages["alone"](inputs)["raw"])
         absent = torch.zeros(1, candidates, 1, dtype=torch.bool)

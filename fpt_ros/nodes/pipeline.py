@@ -222,7 +222,10 @@ class PredictorPipeline:
 
     @contextmanager
     def _typed(self) -> Iterator[None]:
-        """Turn what PyTorch raises on a GPU, outside of the engine as well, into EngineError."""
+        """Give PyTorch its threads; turn what it raises on a GPU into EngineError.
+
+        Outside of the engine as well.
+        """
         torch.set_num_threads(self._torch_threads)  # this pipeline may take turns with another
         try:
             yield

@@ -222,7 +222,8 @@ def test_points_of_a_grid_are_embedded_once_for_each_image(model, tmp_path, monk
     side = model.config.encoder.input_px
     images = torch.randint(0, 256, (2, 1, 3, side, side), generator=generator).byte()
     first, second = ([each.encode(image) for each in (engine, reference)] for image in images)
-    grid, poke_xy = torch.rand(1, 1, 9, 2, generator=generator), torch.rand(1, 1, 1, 2)
+    grid = torch.rand(1, 1, 9, 2, generator=generator)
+    poke_xy = torch.rand(1, 1, 1, 2, generator=generator)
     poke_flow = torch.full_like(poke_xy, 0.1)
     embedded = []
     embed = engine._stages["embed"]
